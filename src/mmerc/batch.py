@@ -1,0 +1,208 @@
+"""The flat batch: the utterances of several dialogues one after the other, without padding."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmerc.conversation import Conversation
+from mmerc.corpus import MISSING, Corpus
+from mmerc.errors import ConversationError, FeatureError
+from mmerc.features.text import TextEncoder, Tokens
+
+
+class Batch(NamedTuple):
+    """B dialogues with N utterances in all, dialogue after dialogue.
+
+    Modalities are walked in the order of `features`, which is sorted by name.
+    """
+
+    features: dict[str, Tensor]  # modality → (N, d_m); zeros where absent
+    present: Tensor  # (N, M) bool
+    lengths: Tensor  # (B,) int64, on the CPU; sums to N
+    speakers: Tensor  # (N,) int64: 0, 1, … by first appearance in the dialogue
+    labels: Tensor | None = None  # (N,) int64; MISSING where nobody labelled
+    tokens: Tokens | None = None  # when the text encoder is part of the network
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`; `lengths` stays on the CPU, where packing needs it."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        return self._replace(
+            features={m: move(x) for m, x in self.features.items()},
+            present=move(self.present),
+            speakers=move(self.speakers),
+            labels=None if self.labels is None else move(self.labels),
+            tokens=None if self.tokens is None else Tokens(*map(move, self.tokens)),
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All utterances that a run reads, ready to be cut into batches.
+
+    `offsets` (D+1,) marks the dialogues; the other arrays have one row per utterance. `texts` holds
+    token ids per utterance when the text encoder is trained with the network.
+    """
+
+    features: dict[str, Tensor]
+    present: Tensor
+    offsets: npt.NDArray[np.int64]
+    speakers: Tensor
+    labels: Tensor | None
+    texts: list[list[int]] | None = None
+    encoder: TextEncoder | None = None
+
+    @classmethod
+    def from_corpus(
+        cls, corpus: Corpus, modalities: Sequence[str], encoder: TextEncoder | None = None
+    ) -> "Examples":
+        """Take the given modalities of a corpus; with an `encoder`, `text` comes from the utterances' texts.
+
+        Raises:
+            CorpusError: a modality that the corpus does not have.
+            FeatureError: a vector that is marked present holds NaN or infinity.
+        """
+        names = sorted(modalities)
+        texts = None
+        tables = {m: corpus.features(m) for m in names if not (encoder and m == "text")}
+        for name, (values, present) in tables.items():
+            bad = ~torch.isfinite(values).all(dim=1) & present
+            if bad.any():
+                row = int(bad.nonzero()[0, 0])
+                raise FeatureError(
+                    f"{corpus.path}: modality {name!r} has {int(bad.sum())} rows with NaN or infinity, the first "
+                    f"is row {row}: mark them missing, or compute them again (`mmerc corpus check` lists all)"
+                )
+        features = {m: values for m, (values, _) in tables.items()}
+        present = {m: flags for m, (_, flags) in tables.items()}
+        if encoder and "text" in names:
+            column = corpus.utterances["text"].fillna("").tolist()
+            texts = encoder.tokenize(column)
+            present["text"] = torch.tensor([bool(ids) for ids in texts])
+        return cls(
+            features=features,
+            present=torch.stack([present[m] for m in names], dim=1),
+            offsets=corpus.offsets,
+            speakers=_local_speakers(corpus.utterances["speaker"].fillna("").tolist(), corpus.offsets),
+            labels=torch.from_numpy(corpus.targets),
+            texts=texts,
+            encoder=encoder,
+        )
+
+    @classmethod
+    def from_conversations(
+        cls,
+        conversations: Sequence[Conversation],
+        widths: Mapping[str, int],
+        encoder: TextEncoder | None = None,
+    ) -> "Examples":
+        """Take conversations that carry their own feature vectors (and texts, with an `encoder`).
+
+        Raises:
+            ConversationError: a conversation without utterances.
+            FeatureError: a vector of another width than `widths` says, or one that is not finite.
+        """
+        names = sorted(widths)
+        for conversation in conversations:
+            if not len(conversation):
+                raise ConversationError(f"conversation {conversation.id!r} has no utterances")
+        utterances = [u for conversation in conversations for u in conversation]
+        texts = encoder.tokenize([u.text for u in utterances]) if encoder and "text" in names else None
+        features: dict[str, Tensor] = {}
+        present = torch.zeros(len(utterances), len(names), dtype=torch.bool)
+        for column, name in enumerate(names):
+            if name == "text" and texts is not None:
+                present[:, column] = torch.tensor([bool(ids) for ids in texts], dtype=torch.bool)
+                continue
+            table = np.zeros((len(utterances), widths[name]), dtype=np.float32)
+            for row, utterance in enumerate(utterances):
+                vector = utterance.features.get(name)
+                if vector is not None:
+                    table[row] = _checked_vector(vector, name, widths[name], row)
+                    present[row, column] = True
+            features[name] = torch.from_numpy(table)
+        offsets = np.cumsum([0, *(len(c) for c in conversations)])
+        speakers = _local_speakers([u.speaker for u in utterances], offsets)
+        return cls(features, present, offsets, speakers, None, texts, encoder)
+
+    def batch(self, dialogues: npt.NDArray[np.int64]) -> Batch:
+        """Return the given dialogues, in the given order, as one flat batch."""
+        starts, stops = self.offsets[dialogues], self.offsets[dialogues + 1]
+        lengths = stops - starts
+        rows_np = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths) + np.arange(lengths.sum())
+        rows = torch.from_numpy(rows_np)
+        tokens = None
+        if self.texts is not None and self.encoder is not None:
+            tokens = self.encoder.pack([self.texts[a:b] for a, b in zip(starts, stops, strict=True)])
+        return Batch(
+            features={m: values[rows] for m, values in self.features.items()},
+            present=self.present[rows],
+            lengths=torch.from_numpy(lengths),
+            speakers=self.speakers[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            tokens=tokens,
+        )
+
+
+def length_buckets(
+    lengths: npt.NDArray[np.int64], batch_size: int, generator: np.random.Generator | None = None
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield positions into `lengths`, `batch_size` dialogues at a time, dialogues of like length together.
+
+    With a `generator`, dialogues are shuffled, sorted within pools of 16 batches, and the batches shuffled
+    again: little padding inside the recurrent layers, and still another order every epoch. Without, the
+    order is that of the lengths.
+    """
+    count = len(lengths)
+    if generator is None:
+        order = np.argsort(lengths, kind="stable")
+        starts = range(0, count, batch_size)
+        yield from (order[start : start + batch_size] for start in starts)
+        return
+    order = generator.permutation(count)
+    pool = 16 * batch_size
+    batches = []
+    for start in range(0, count, pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    for index in generator.permutation(len(batches)):
+        yield batches[index]
+
+
+def labelled(batch: Batch) -> Tensor:
+    """Return the mask (N,) of utterances that carry a label.
+
+    Raises:
+        ValueError: the batch has no labels at all.
+    """
+    if batch.labels is None:
+        raise ValueError("the batch carries no labels")
+    return batch.labels != MISSING
+
+
+def _local_speakers(names: Sequence[str], offsets: npt.NDArray[np.int64]) -> Tensor:
+    numbers = np.zeros(len(names), dtype=np.int64)
+    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        seen: dict[str, int] = {}
+        for row in range(start, stop):
+            numbers[row] = seen.setdefault(names[row], len(seen))
+    return torch.from_numpy(numbers)
+
+
+def _checked_vector(
+    vector: npt.NDArray[np.float32], name: str, width: int, row: int
+) -> npt.NDArray[np.float32]:
+    array = np.asarray(vector, dtype=np.float32)
+    if array.shape != (width,):
+        raise FeatureError(f"utterance {row}: {name!r} has shape {array.shape}, the model expects ({width},)")
+    if not np.isfinite(array).all():
+        raise FeatureError(f"utterance {row}: {name!r} holds NaN or infinity; leave the modality out instead")
+    return array

@@ -1,0 +1,36 @@
+"""The `mmerc` command: gathers the command groups and turns errors into one clear line."""
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from mmerc.cli.corpus import app as corpus_app
+from mmerc.errors import MmercError
+
+app = typer.Typer(
+    name="mmerc",
+    help="Multimodal emotion recognition in conversation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(corpus_app, name="corpus")
+
+
+def run() -> None:
+    """Entry point: a mistake of the user ends in one message on stderr and exit code 2."""
+    try:
+        app()
+    except MmercError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print("error:", style="bold red", end=" ")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:  # `mmerc … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,84 @@
+"""What a user hands in and gets back: conversations of utterances, and their predicted emotions."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One turn of one speaker.
+
+    `features` maps a modality to a ready-made vector of shape (d_m,); a modality that is not in it
+    is missing for this utterance. `label` is the emotion's name, None where nobody annotated it.
+    """
+
+    text: str = ""
+    speaker: str = ""
+    label: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    features: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Utterances in the order in which they were spoken."""
+
+    utterances: tuple[Utterance, ...]
+    id: str = "conversation"
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return iter(self.utterances)
+
+
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """The predicted emotion of one utterance, and what it rests on.
+
+    `probabilities` runs over all labels in the model's order and sums to 1. `contributions` is the
+    predicted reliability of each modality in [0, 1] (DF-ERC, eq. 12), None for a missing modality;
+    `context_weight` is how much dialogue context entered (DF-ERC, 1 − ψ of eq. 22). Both are None
+    as a whole for a model that has no such thing.
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    contributions: dict[str, float | None] | None = None
+    context_weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A conversation with one `Emotion` per utterance, in order."""
+
+    conversation: Conversation
+    emotions: tuple[Emotion, ...]
+
+    def __len__(self) -> int:
+        return len(self.emotions)
+
+    def __iter__(self) -> Iterator[tuple[Utterance, Emotion]]:
+        return iter(zip(self.conversation.utterances, self.emotions, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; the feature vectors stay out."""
+        rows = []
+        for index, (utterance, emotion) in enumerate(self):
+            spoken = {k: getattr(utterance, k) for k in ("speaker", "text", "start_ms", "end_ms", "label")}
+            given = {k: v for k, v in spoken.items() if v is not None and k != "label"}
+            gold = {} if utterance.label is None else {"gold": utterance.label}
+            rows.append({"index": index, **given, **gold, **asdict(emotion)})
+        return {"conversation": self.conversation.id, "utterances": rows}
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)

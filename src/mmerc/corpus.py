@@ -1,0 +1,350 @@
+"""A corpus on disk: conversations and one feature table per modality, in a plain folder.
+
+corpus.json                      manifest: format, labels in order, modalities, provenance
+utterances.parquet               one row per utterance; the rows of a dialogue are contiguous
+features/<modality>.safetensors  values (N, d) float32, present (N,) bool
+<name>.parquet                   further tables with one row per utterance (`scripted`: truth)
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmerc.conversation import Conversation, Utterance
+from mmerc.errors import CorpusError
+from mmerc.storage import atomic_folder, atomic_path, write_text
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+MISSING = -1  # class index of an utterance that nobody labelled
+
+SCHEMA = pa.schema(
+    [
+        pa.field("dialogue_id", pa.string(), nullable=False),
+        pa.field("utterance_index", pa.int64(), nullable=False),
+        pa.field("speaker", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("start_ms", pa.int64()),
+        pa.field("end_ms", pa.int64()),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("fold", pa.int64()),
+        pa.field("media", pa.string()),
+    ]
+)
+
+
+class Modality(BaseModel):
+    """Width of a feature table and the recipe that made it (free-form, compared as a whole)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    width: int = Field(gt=0)
+    recipe: dict[str, Any]
+
+
+class Manifest(BaseModel):
+    """Content of `corpus.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal[1]
+    name: str
+    labels: tuple[str, ...] = Field(min_length=2)
+    modalities: dict[str, Modality]
+    provenance: dict[str, Any]
+
+
+class Features(NamedTuple):
+    """One modality of a corpus that is to be written."""
+
+    values: npt.NDArray[np.float32]  # (N, d)
+    present: npt.NDArray[np.bool_]  # (N,)
+    recipe: dict[str, Any]
+
+
+class Corpus:
+    """A corpus folder, opened lazily: the utterance table at once, features on first use.
+
+    A dialogue d is the slice `offsets[d]:offsets[d + 1]` of every per-utterance array.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, utterances: pd.DataFrame) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.utterances = utterances
+        ids = utterances["dialogue_id"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=int)
+        self.offsets: npt.NDArray[np.int64] = np.r_[starts, len(ids)].astype(np.int64)
+        self.dialogue_ids: list[str] = [str(name) for name in ids[starts]]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open the corpus folder `path`.
+
+        Raises:
+            CorpusError: not a corpus folder, of another format version, or with a broken table.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path / "corpus.json")
+        table_path = path / "utterances.parquet"
+        try:
+            table = pq.read_table(table_path)
+            columns = {f.name: table[f.name].cast(f.type) for f in SCHEMA}
+        except FileNotFoundError:
+            raise CorpusError(f"{table_path} is missing: import the corpus again") from None
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
+            raise CorpusError(f"{table_path} cannot be read ({error}): import the corpus again") from None
+        frame = pa.table(columns).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        if frame.empty:
+            raise CorpusError(f"{table_path} holds no utterances")
+        return cls(path, manifest, frame)
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus."""
+        return self.manifest.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names; the position is the class index."""
+        return self.manifest.labels
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """The feature tables, by name."""
+        return self.manifest.modalities
+
+    @cached_property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Class index of every utterance, (N,); `MISSING` where there is no label.
+
+        Raises:
+            CorpusError: a label that the manifest does not list, with its row.
+        """
+        index = {name: k for k, name in enumerate(self.labels)}
+        column = self.utterances["label"]
+        unknown = column.notna() & ~column.isin(list(index))
+        if unknown.any():
+            row = int(np.flatnonzero(unknown.to_numpy())[0])
+            raise CorpusError(
+                f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; labels are {', '.join(self.labels)}"
+            )
+        return column.map(index).fillna(MISSING).to_numpy(dtype=np.int64)
+
+    @cached_property
+    def folds(self) -> tuple[int, ...]:
+        """The fold numbers that occur, sorted; empty for a corpus without folds."""
+        return tuple(sorted(int(f) for f in self.utterances["fold"].dropna().unique()))
+
+    def features(self, modality: str) -> tuple[Tensor, Tensor]:
+        """Return `values` (N, d) float32 and `present` (N,) bool of a modality, memory-mapped.
+
+        Raises:
+            CorpusError: the modality does not exist, or its file is missing, broken or of another shape.
+        """
+        if modality not in self.modalities:
+            known = ", ".join(self.modalities) or "none; run `mmerc corpus encode-text` for text"
+            raise CorpusError(f"{self.path} has no modality {modality!r}; it has: {known}")
+        path = self.path / "features" / f"{modality}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                values, present = file.get_tensor("values"), file.get_tensor("present")
+        except FileNotFoundError:
+            raise CorpusError(f"{path} is missing: import the corpus again") from None
+        except (SafetensorError, OSError) as error:
+            raise CorpusError(f"{path} cannot be read ({error}): import the corpus again") from None
+        expected = (len(self), self.modalities[modality].width)
+        if tuple(values.shape) != expected or tuple(present.shape) != expected[:1]:
+            raise CorpusError(
+                f"{path}: values {tuple(values.shape)} and present {tuple(present.shape)}, "
+                f"but corpus.json and utterances.parquet say {expected}"
+            )
+        if values.dtype != torch.float32 or present.dtype != torch.bool:
+            raise CorpusError(
+                f"{path}: values must be float32 and present bool, not {values.dtype}, {present.dtype}"
+            )
+        return values, present
+
+    def split(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the dialogue numbers of a split, in corpus order.
+
+        Raises:
+            CorpusError: no dialogue has that split.
+        """
+        first = self.utterances["split"].iloc[self.offsets[:-1]]
+        found = np.flatnonzero((first == name).fillna(False).to_numpy(dtype=bool))
+        if not len(found):
+            have = ", ".join(sorted(first.dropna().unique())) or "none"
+            hint = "; it has folds: use --cross-validate" if self.folds else ""
+            raise CorpusError(f"{self.path} has no split {name!r}; it has: {have}{hint}")
+        return found
+
+    def fold(self, number: int, validation_share: float = 0.2) -> dict[str, npt.NDArray[np.int64]]:
+        """Return the dialogue numbers of train, validation and test when fold `number` is the test set.
+
+        Validation dialogues come from the training folds by `draw_validation`.
+
+        Raises:
+            CorpusError: the corpus has no such fold.
+        """
+        if number not in self.folds:
+            raise CorpusError(f"{self.path} has no fold {number}; it has: {self.folds or 'none'}")
+        first = self.utterances["fold"].iloc[self.offsets[:-1]]
+        test = (first == number).fillna(False).to_numpy(dtype=bool)
+        rest = np.flatnonzero(~test & first.notna().to_numpy())
+        count = max(1, round(validation_share * len(rest)))
+        drawn = set(draw_validation([self.dialogue_ids[d] for d in rest], count))
+        chosen = np.array([self.dialogue_ids[d] in drawn for d in rest], dtype=bool)
+        return {"train": rest[~chosen], "validation": rest[chosen], "test": np.flatnonzero(test)}
+
+    def conversation(self, dialogue: int) -> Conversation:
+        """Return dialogue number `dialogue` with its texts, labels and features."""
+        start, stop = self.offsets[dialogue], self.offsets[dialogue + 1]
+        tables = {m: self.features(m) for m in self.modalities}
+        utterances = []
+        for row in range(start, stop):
+            fields = self.utterances.iloc[row]
+            known = {k: None if pd.isna(fields[k]) else fields[k] for k in SCHEMA.names}
+            vectors = {m: values[row].numpy() for m, (values, present) in tables.items() if present[row]}
+            utterances.append(
+                Utterance(
+                    text=known["text"] or "",
+                    speaker=known["speaker"] or "",
+                    label=known["label"],
+                    start_ms=None if known["start_ms"] is None else int(known["start_ms"]),
+                    end_ms=None if known["end_ms"] is None else int(known["end_ms"]),
+                    features=vectors,
+                )
+            )
+        return Conversation(tuple(utterances), id=self.dialogue_ids[dialogue])
+
+    def add_modality(self, name: str, features: Features) -> "Corpus":
+        """Write (or replace) one feature table and return the corpus as it is then.
+
+        The feature file is written before the manifest names it, so an interruption leaves the
+        corpus as it was.
+
+        Raises:
+            CorpusError: the table does not have one row per utterance.
+        """
+        values = _checked(name, features, len(self))
+        modalities = {**self.modalities, name: Modality(width=values.shape[1], recipe=features.recipe)}
+        manifest = self.manifest.model_copy(update={"modalities": modalities})
+        _write_features(self.path, name, features)
+        write_text(self.path / "corpus.json", manifest.model_dump_json(indent=2) + "\n")
+        return Corpus(self.path, manifest, self.utterances)
+
+
+def write_corpus(
+    path: str | Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    utterances: pd.DataFrame,
+    features: Mapping[str, Features],
+    provenance: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> Corpus:
+    """Write a corpus folder, replacing one that is there, and open it.
+
+    Args:
+        path: the folder.
+        name: name of the corpus.
+        labels: label names in class order.
+        utterances: columns of `SCHEMA`; a missing column is filled with nulls.
+        features: one table per modality, rows as in `utterances`.
+        provenance: where the data comes from and what was done to it.
+        tables: further tables to store beside the utterances.
+
+    Raises:
+        CorpusError: no utterances, scattered dialogues, a feature table of another length, an unknown
+            label, or a folder at `path` that is not a corpus.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "corpus.json").exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CorpusError(f"{path} exists and is not a corpus folder: choose another output folder")
+    frame = utterances.reindex(columns=SCHEMA.names)
+    ids = frame["dialogue_id"].to_numpy()
+    if not len(ids):
+        raise CorpusError("there are no utterances to write")
+    runs = ids[np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])]
+    if len(set(runs)) != len(runs):
+        twice = next(i for n, i in enumerate(runs) if i in set(runs[:n]))
+        raise CorpusError(f"the rows of dialogue {twice!r} are not next to each other")
+    for modality, table in features.items():
+        _checked(modality, table, len(frame))
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        labels=tuple(labels),
+        modalities={m: Modality(width=f.values.shape[1], recipe=f.recipe) for m, f in features.items()},
+        provenance=dict(provenance),
+    )
+    _ = Corpus(path, manifest, frame).targets  # refuses unknown labels
+    with atomic_folder(path) as folder:
+        pq.write_table(
+            pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), folder / "utterances.parquet"
+        )
+        for modality, table in features.items():
+            _write_features(folder, modality, table)
+        for title, extra in (tables or {}).items():
+            extra.to_parquet(folder / f"{title}.parquet", index=False)
+        write_text(folder / "corpus.json", manifest.model_dump_json(indent=2) + "\n")
+    return Corpus.open(path)
+
+
+def draw_validation(dialogue_ids: Sequence[str], count: int) -> list[str]:
+    """Draw `count` ids by a fixed rule: evenly spaced over the sorted ids, from the middle of each stretch.
+
+    The rule depends on the ids alone, so every seed and every model validates on the same dialogues.
+    For the 120 training dialogues of IEMOCAP and `count` 12 these are the positions 5, 15, …, 115.
+    """
+    ordered = sorted(dialogue_ids)
+    return [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorpusError(f"{path.parent} is not a corpus folder: it has no corpus.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CorpusError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:
+    values = features.values
+    if values.ndim != 2 or len(values) != count or features.present.shape != (count,):
+        raise CorpusError(
+            f"modality {name!r}: values {values.shape} and present {features.present.shape}, "
+            f"expected one row for each of {count} utterances"
+        )
+    if not values.shape[1]:
+        raise CorpusError(f"modality {name!r} has no columns")
+    return values
+
+
+def _write_features(folder: Path, name: str, features: Features) -> None:
+    present = torch.from_numpy(np.array(features.present, dtype=bool))
+    values = torch.from_numpy(np.array(features.values, dtype=np.float32))
+    values[~present] = 0.0  # an absent vector has no content
+    with atomic_path(folder / "features" / f"{name}.safetensors") as temporary:
+        save_file({"values": values, "present": present}, temporary)
