@@ -1,0 +1,63 @@
+"""Recurrence over time on the flat batch."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+
+class FlatLSTM(nn.Module):
+    """A bidirectional LSTM over each dialogue of a flat batch, (N, d_in) → (N, 2·hidden).
+
+    The flat rows are permuted straight into the packed (time-major) order, so there is no padding
+    and a dialogue's result does not depend on its neighbours in the batch.
+    """
+
+    def __init__(self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, hidden, layers, bidirectional=True, dropout=dropout if layers > 1 else 0.0)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return the states of both directions.
+
+        Args:
+            x: (N, d_in)
+            lengths: (B,) utterances per dialogue, on the CPU
+        """
+        order, batch_sizes = packed_order(lengths)
+        order = order.to(x.device)
+        packed, _ = self.lstm(PackedSequence(x[order], batch_sizes))
+        return torch.empty_like(packed.data).index_copy(0, order, packed.data)
+
+
+def packed_order(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of a flat batch in packed order (N,), and the batch size at each time step (T,).
+
+    Args:
+        lengths: (B,) on the CPU
+    """
+    longest_first = torch.sort(lengths, descending=True, stable=True).indices
+    starts = lengths.cumsum(0) - lengths
+    steps = torch.arange(int(lengths.max()))
+    running = steps[:, None] < lengths[longest_first][None, :]  # (T, B): dialogue still going at step t
+    rows = starts[longest_first][None, :] + steps[:, None]
+    return rows[running], running.sum(dim=1)
+
+
+def dialogue_of_row(lengths: Tensor) -> Tensor:
+    """Return the number of the dialogue that each row of a flat batch belongs to, (N,)."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+
+
+def neighbour_sum(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return x_{i−1} + x_{i+1} within each dialogue, zero beyond its ends, (N, d).
+
+    Args:
+        x: (N, d)
+        lengths: (B,) on the CPU
+    """
+    dialogue = dialogue_of_row(lengths).to(x.device)
+    linked = (dialogue[1:] == dialogue[:-1])[:, None]
+    result = torch.zeros_like(x)
+    result[1:] += x[:-1] * linked
+    result[:-1] += x[1:] * linked
+    return result

@@ -1,0 +1,70 @@
+"""What every network of the zoo takes and returns."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmerc.batch import Batch
+
+
+class Output(NamedTuple):
+    """What a network says about a batch; None where a model has no such thing."""
+
+    logits: Tensor  # (N, K)
+    losses: dict[
+        str, Tensor
+    ]  # name → scalar, already weighted: their sum is the objective; empty without labels
+    contributions: Tensor | None = None  # (N, M) reliability of each modality, 0 where absent
+    context_weight: Tensor | None = None  # (N,) how much dialogue context entered
+    diagnostics: dict[str, Tensor] | None = None  # name → detached scalar, logged every epoch
+
+
+class Network(nn.Module):
+    """Base of all networks.
+
+    A network is built as `Network(config, widths, num_classes, class_weights)`. `widths` maps each
+    modality to d_m; modalities are walked in sorted order everywhere, so their order in a config or
+    a batch changes nothing.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.modalities = sorted(widths)
+        self.num_classes = num_classes
+        self.register_buffer("class_weights", class_weights)
+
+    def start_epoch(self) -> None:
+        """Forget what a network keeps for one training epoch only; most keep nothing."""
+
+    def forward(self, batch: Batch) -> Output:
+        """Return logits for every utterance and, when the batch has labels, the losses."""
+        raise NotImplementedError
+
+
+class InputProjection(nn.Module):
+    """t̃ = Drop(tanh(W t + b)) for each modality (decision A3): d_m → d, stacked to (M, N, d).
+
+    An absent modality becomes a zero vector.
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], hidden: int, dropout: float, input_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.linear = nn.ModuleDict({m: nn.Linear(widths[m], hidden) for m in sorted(widths)})
+        self.dropout = nn.Dropout(dropout)
+        self.input_dropout = nn.Dropout(input_dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the projected features of the batch, (M, N, d)."""
+        projected = [
+            torch.tanh(layer(self.input_dropout(batch.features[m]))) for m, layer in self.linear.items()
+        ]
+        stacked: Tensor = self.dropout(torch.stack(projected))
+        return stacked * batch.present.T[..., None]

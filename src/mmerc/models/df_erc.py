@@ -1,0 +1,327 @@
+"""DF-ERC: disentanglement and fusion on modality and context (Li et al., ACM MM 2023).
+
+Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A28 are the
+decisions on its ambiguities, listed in docs/df-erc.md. N utterances of a flat batch, M modalities,
+K emotions, d = `hidden`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmerc.batch import Batch, labelled
+from mmerc.layers.attention import AdditiveAttention
+from mmerc.layers.contrastive import contrastive_loss
+from mmerc.layers.losses import cross_entropy, masked_mean
+from mmerc.layers.per_modality import PerModalityLinear, PerModalityMLP
+from mmerc.layers.prototypes import RunningPrototypes, agreement, class_sums, hinge_distance, masked_share
+from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
+from mmerc.models.base import InputProjection, Network, Output
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of DF-ERC; the defaults are the paper's (preset `paper`)."""
+
+    hidden: int = 300  # d: width of projected features and of both branches
+    relation_width: int = 500  # width of x^m, the vectors compared by the CRM (eq. 17)
+    context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
+    context_layers: int = 1
+    context_dropout: float = 0.0  # between BiLSTM layers
+    dropout: float = 0.2
+    alpha_contrastive: float = 0.3  # α1
+    alpha_contribution: float = 0.8  # α2
+    alpha_similarity: float = 0.3  # α3
+    tau_modality: float = 0.5
+    tau_utterance: float = 0.3
+    beta: float = 0.1  # slack of the hinge (eq. 19)
+    # Ablations (Table 2, A25).
+    modality_branch: bool = True  # modality-level disentanglement: its features and its loss
+    utterance_branch: bool = True  # utterance-level disentanglement
+    fusion: Literal["contribution", "uniform", "attention"] = "contribution"
+    refusion: Literal["agreement", "full", "zero", "attention"] = "agreement"
+    # Readings of the paper (A5 to A20).
+    contrastive_scope: Literal["batch", "dialogue"] = "batch"  # A6
+    contrastive_times_tau: bool = False  # A7
+    branch_merge: Literal["concat", "sum"] = "concat"  # A4; `sum` scales by α1
+    stacked_utterance_branch: bool = False  # A5
+    teacher_gelu: bool = False  # A8
+    normalise_contributions: bool = False  # A9
+    unweighted_share: bool = False  # A9: h^f = [0.9 Σ ω m ; Σ m]
+    detach_target: bool = True  # A10
+    prototypes: Literal["running", "batch", "learned"] = (
+        "running"  # A12, A13; `batch`, `learned` carry gradient
+    )
+    prototype_temperature: float = 0.1  # of the class distribution over cosines, for `learned`
+    agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20 on x^m, or on its class distribution
+    active_hinge_mean: bool = False  # A19: average over the active terms only
+    clamp_agreement: bool = False  # A16
+    agreement_gradient: bool = False  # A17
+    context_output: Literal["own", "neighbours"] = "own"  # A20
+    context_scale: float = 1.0  # factor on 1 − ψ
+
+
+class Disentanglement(nn.Module):
+    """DDM: m_i = [m̃_i ; m^m_i ; m^u_i] and the two contrastive losses (eqs. 2 to 9)."""
+
+    def __init__(self, config: Config, modalities: int) -> None:
+        super().__init__()
+        self.config = config
+        d, c = config.hidden, config
+        self.modality = PerModalityMLP(modalities, d, d, c.dropout) if c.modality_branch else None
+        self.utterance = PerModalityMLP(modalities, d, d, c.dropout) if c.utterance_branch else None
+        branches = c.modality_branch + c.utterance_branch
+        self.width = d * (1 + (branches if c.branch_merge == "concat" else bool(branches)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return m (M, N, width) and the branches' vectors by name, each (M, N, d).
+
+        Args:
+            x: (M, N, d)
+        """
+        branches = {}
+        if self.modality is not None:
+            branches["modality"] = self.modality(x)  # eq. 2
+        if self.utterance is not None:
+            stacked = self.config.stacked_utterance_branch
+            branches["utterance"] = self.utterance(branches.get("modality", x) if stacked else x)  # eq. 4
+        if self.config.branch_merge == "sum" and branches:
+            merged = self.config.alpha_contrastive * torch.stack([*branches.values()]).sum(dim=0)
+            return torch.cat([x, merged], dim=-1), branches
+        return torch.cat([x, *branches.values()], dim=-1), branches  # eqs. 6 to 8
+
+    def loss(self, branches: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return L_cl = L^m_cl + L^u_cl (eq. 9); 0 with fewer than two modalities (A26)."""
+        modalities, rows = batch.present.T.shape
+        device = batch.present.device
+        tags = {
+            "modality": torch.arange(modalities, device=device).repeat_interleave(rows),
+            "utterance": torch.arange(rows, device=device).repeat(modalities),
+        }
+        groups = None
+        if self.config.contrastive_scope == "dialogue":
+            groups = dialogue_of_row(batch.lengths).to(device).repeat(modalities)
+        tau = {"modality": self.config.tau_modality, "utterance": self.config.tau_utterance}
+        total = batch.present.new_zeros((), dtype=torch.float32)
+        if modalities < 2:
+            return total
+        mask = batch.present.T.flatten()
+        for name, vectors in branches.items():  # eqs. 3, 5
+            value = contrastive_loss(vectors.flatten(0, 1), tags[name], tau[name], mask, groups)
+            total = total + value * (tau[name] if self.config.contrastive_times_tau else 1.0)
+        return total
+
+
+class ContributionFusion(nn.Module):
+    """CFM: h^f_i = Σ_m ω^m_i m_i, ω a prediction of the true-class probability (eqs. 10 to 16)."""
+
+    def __init__(self, config: Config, modalities: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width * (1 + config.unweighted_share)
+        if config.fusion == "contribution":
+            self.teacher = nn.Sequential(
+                nn.Dropout(config.dropout), PerModalityLinear(modalities, width, num_classes)
+            )
+            self.student = nn.Sequential(nn.Dropout(config.dropout), PerModalityLinear(modalities, width, 1))
+        elif config.fusion == "attention":
+            self.attention = AdditiveAttention(width, config.hidden)
+
+    def forward(self, m: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h^f (N, width) and the contributions ω (M, N), 0 where absent.
+
+        Args:
+            m: (M, N, width)
+            present: (M, N) bool
+        """
+        if self.config.fusion == "contribution":
+            omega = torch.sigmoid(self.student(m).squeeze(-1)) * present  # eq. 12
+        elif self.config.fusion == "attention":
+            omega = self.attention(m, present)
+        else:
+            omega = present.to(m.dtype)
+        weights = omega
+        if self.config.normalise_contributions:
+            weights = omega / omega.sum(dim=0).clamp(min=1e-8)
+        fused = (weights[..., None] * m).sum(dim=0)  # eq. 16
+        if self.config.unweighted_share:
+            fused = torch.cat([0.9 * fused, (m * present[..., None]).sum(dim=0)], dim=-1)
+        return fused, omega
+
+    def loss(self, m: Tensor, omega: Tensor, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
+        """Return the parts of L_con (eqs. 13 to 15): teacher_ce and student_mse, summed over modalities."""
+        assert batch.labels is not None
+        logits = self.teacher(m)  # eq. 10, (M, N, K)
+        if self.config.teacher_gelu:
+            logits = F.gelu(logits)
+        target = batch.labels.clamp(min=0).expand(len(m), -1)[..., None]
+        truth = logits.softmax(dim=-1).gather(-1, target).squeeze(-1)  # eq. 11: TCP (M, N)
+        if self.config.detach_target:
+            truth = truth.detach()
+        mask = batch.present.T & labelled(batch)
+        parts = [
+            (cross_entropy(z, batch.labels, known, class_weights), masked_mean((w - t).square(), known))
+            for z, w, t, known in zip(logits, omega, truth, mask, strict=True)
+        ]
+        ce, mse = zip(*parts, strict=True)
+        return {"teacher_ce": torch.stack(ce).sum(), "student_mse": torch.stack(mse).sum()}
+
+
+class ContextRefusion(nn.Module):
+    """CRM: prototypes teach x^m to tell emotions; the less the x^m agree, the more context enters (eqs. 17 to 22)."""
+
+    def __init__(
+        self, config: Config, modalities: int, width: int, fused_width: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.context_dropout)
+        self.width = fused_width + 2 * c.context_hidden
+        if c.refusion == "agreement":
+            self.relation = PerModalityMLP(modalities, width, c.relation_width, c.dropout)
+            if c.prototypes == "learned":
+                self.learned = nn.Parameter(torch.randn(num_classes, c.relation_width))
+            else:
+                self.running = RunningPrototypes(num_classes, c.relation_width)
+        elif c.refusion == "attention":
+            self.project = nn.Linear(fused_width, 2 * c.context_hidden)
+            self.attention = AdditiveAttention(2 * c.context_hidden, c.hidden)
+
+    def forward(self, m: Tensor, fused: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return h^e (N, width), the context weight 1 − ψ (N,) and x^m (M, N, r) if the gate has them.
+
+        Args:
+            m: (M, N, width)
+            fused: (N, fused_width) h^f
+            batch: for its lengths and its `present` mask
+        """
+        context = self.context(fused, batch.lengths)  # eq. 21
+        if self.config.context_output == "neighbours":
+            context = neighbour_sum(context, batch.lengths)
+        x = None
+        if self.config.refusion == "agreement":
+            x = self.relation(m)  # eq. 17
+            weight = 1.0 - self._agreement(x, batch.present.T)
+        elif self.config.refusion == "attention":
+            weight = self.attention(torch.stack([self.project(fused), context]))[1]
+        else:
+            weight = fused.new_full((len(fused),), float(self.config.refusion == "full"))
+        weight = weight * self.config.context_scale
+        return torch.cat([fused, weight[:, None] * context], dim=-1), weight, x  # eq. 22
+
+    def _agreement(self, x: Tensor, present: Tensor) -> Tensor:
+        compared = self.emotion_logits(x).softmax(dim=-1) if self.config.agreement_on == "emotions" else x
+        psi = agreement(compared, present)  # eq. 20
+        if self.config.clamp_agreement:
+            psi = psi.clamp(0.0, 1.0)
+        return psi if self.config.agreement_gradient else psi.detach()
+
+    def emotion_logits(self, x: Tensor) -> Tensor:
+        """Return cos(x^m, R^k)/τ, the logits of a modality's own guess from learned prototypes, (M, N, K)."""
+        unit = F.normalize(x.float(), dim=-1, eps=1e-8)
+        return unit @ F.normalize(self.learned.float(), dim=-1).T / self.config.prototype_temperature
+
+    def loss(self, x: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_sim and the diagnostics: share of active hinge terms, mean norm of x (A18).
+
+        Args:
+            x: (M, N, r)
+            batch: its labels choose the prototypes
+        """
+        assert batch.labels is not None
+        labels = batch.labels.repeat(len(x))
+        mask = (batch.present.T & labelled(batch)).flatten()
+        flat = x.flatten(0, 1)
+        norm = masked_mean(flat.detach().norm(dim=-1), mask)
+        if self.config.prototypes == "learned":
+            return cross_entropy(self.emotion_logits(x).flatten(0, 1), labels, mask), {"relation_norm": norm}
+        if self.config.prototypes == "running":
+            if self.training:
+                self.running.update(flat, labels, mask)  # eq. 18
+            means = self.running.means
+        else:
+            sums, counts = class_sums(flat, labels, mask, len(self.running.counts))
+            means = sums / counts.clamp(min=1.0)[:, None]
+        hinge = hinge_distance(flat, means[labels.clamp(min=0)], self.config.beta)  # eq. 19
+        active = mask & (hinge.detach() > 0) if self.config.active_hinge_mean else mask
+        share = masked_share(hinge.detach(), mask)
+        return masked_mean(hinge, active), {"hinge_active": share, "relation_norm": norm}
+
+
+class DFERC(Network):
+    """The whole network: projection → DDM → CFM → CRM → classifier."""
+
+    def __init__(
+        self, config: Config, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__(widths, num_classes, class_weights)
+        self.config = config
+        count = len(widths)
+        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.ddm = Disentanglement(config, count)
+        self.cfm = ContributionFusion(config, count, self.ddm.width, num_classes)
+        self.crm = ContextRefusion(config, count, self.ddm.width, self.cfm.width, num_classes)
+        self.classifier = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(self.crm.width, num_classes)
+        )  # eq. 23
+
+    def start_epoch(self) -> None:
+        """Reset the prototypes (A12)."""
+        if isinstance(running := getattr(self.crm, "running", None), RunningPrototypes):
+            running.reset()
+
+    def forward(self, batch: Batch) -> Output:
+        """Return logits, losses, contributions ω (eq. 12) and context weight 1 − ψ (eq. 22)."""
+        present = batch.present.T
+        m, branches = self.ddm(self.projection(batch))
+        fused, omega = self.cfm(m, present)
+        refused, context_weight, x = self.crm(m, fused, batch)
+        logits = self.classifier(refused)
+        losses: dict[str, Tensor] = {}
+        diagnostics: dict[str, Tensor] = {}
+        if batch.labels is not None:
+            c = self.config
+            losses["emotion"] = cross_entropy(
+                logits, batch.labels, labelled(batch), self.class_weights
+            )  # eq. 24
+            if branches and c.alpha_contrastive:
+                losses["contrastive"] = c.alpha_contrastive * self.ddm.loss(branches, batch)
+            if c.fusion == "contribution":
+                parts = self.cfm.loss(m, omega, batch, self.class_weights)
+                losses |= {name: c.alpha_contribution * part for name, part in parts.items()}
+            if x is not None:
+                similarity, diagnostics = self.crm.loss(x, batch)
+                losses["similarity"] = c.alpha_similarity * similarity
+        return Output(logits, losses, omega.T, context_weight, diagnostics)  # Σ losses: eq. 25
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # What the official code does (commit 8a92a9d); see docs/df-erc.md for what it does besides.
+    "official": {
+        "alpha_contrastive": 0.4,
+        "alpha_contribution": 1.0,
+        "alpha_similarity": 0.7,
+        "tau_modality": 1.0,
+        "tau_utterance": 1.0,
+        "contrastive_times_tau": True,
+        "branch_merge": "sum",
+        "stacked_utterance_branch": True,
+        "teacher_gelu": True,
+        "normalise_contributions": True,
+        "unweighted_share": True,
+        "detach_target": False,
+        "prototypes": "batch",
+        "active_hinge_mean": True,
+        "context_hidden": 600,
+        "context_layers": 2,
+        "context_dropout": 0.3,
+        "context_output": "neighbours",
+        "context_scale": 0.8,
+    },
+}
