@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,8 +78,8 @@ class Examples:
             if bad.any():
                 row = int(bad.nonzero()[0, 0])
                 raise FeatureError(
-                    f"{corpus.path}: modality {name!r} has {int(bad.sum())} rows with NaN or infinity, the first "
-                    f"is row {row}: mark them missing, or compute them again (`mmerc corpus check` lists all)"
+                    f"{corpus.path}: modality {name!r} has {int(bad.sum())} rows with NaN or infinity, "
+                    f"the first is row {row}: mark them missing, or compute them again (`mmerc corpus check` lists all)"
                 )
         features = {m: values for m, (values, _) in tables.items()}
         present = {m: flags for m, (_, flags) in tables.items()}
@@ -190,7 +191,7 @@ def labelled(batch: Batch) -> Tensor:
 
 def _local_speakers(names: Sequence[str], offsets: npt.NDArray[np.int64]) -> Tensor:
     numbers = np.zeros(len(names), dtype=np.int64)
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         seen: dict[str, int] = {}
         for row in range(start, stop):
             numbers[row] = seen.setdefault(names[row], len(seen))

@@ -141,7 +141,8 @@ class Corpus:
         if unknown.any():
             row = int(np.flatnonzero(unknown.to_numpy())[0])
             raise CorpusError(
-                f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; labels are {', '.join(self.labels)}"
+                f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; "
+                f"labels are {', '.join(self.labels)}"
             )
         return column.map(index).fillna(MISSING).to_numpy(dtype=np.int64)
 

@@ -1,7 +1,7 @@
 """What every network of the zoo takes and returns."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Network(nn.Module):
     a batch changes nothing.
     """
 
+    uses: ClassVar[tuple[str, ...] | None] = None  # the modalities it can read; None: any
+    gated: bool = False  # whether `context_weight` is meant to vary between utterances
     class_weights: Tensor | None
 
     def __init__(
@@ -37,7 +39,7 @@ class Network(nn.Module):
         super().__init__()
         self.modalities = sorted(widths)
         self.num_classes = num_classes
-        self.register_buffer("class_weights", class_weights)
+        self.register_buffer("class_weights", class_weights, persistent=False)  # only training needs them
 
     def start_epoch(self) -> None:
         """Forget what a network keeps for one training epoch only; most keep nothing."""

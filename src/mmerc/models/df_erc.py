@@ -172,7 +172,7 @@ class ContributionFusion(nn.Module):
 
 
 class ContextRefusion(nn.Module):
-    """CRM: prototypes teach x^m to tell emotions; the less the x^m agree, the more context enters (eqs. 17 to 22)."""
+    """CRM: the less the modalities' relation vectors agree, the more context enters (eqs. 17 to 22)."""
 
     def __init__(
         self, config: Config, modalities: int, width: int, fused_width: int, num_classes: int
@@ -262,6 +262,7 @@ class DFERC(Network):
         super().__init__(widths, num_classes, class_weights)
         self.config = config
         count = len(widths)
+        self.gated = config.refusion == "agreement" and count > 1
         self.projection = InputProjection(widths, config.hidden, config.dropout)
         self.ddm = Disentanglement(config, count)
         self.cfm = ContributionFusion(config, count, self.ddm.width, num_classes)
@@ -304,24 +305,37 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # What the official code does (commit 8a92a9d); see docs/df-erc.md for what it does besides.
     "official": {
-        "alpha_contrastive": 0.4,
-        "alpha_contribution": 1.0,
-        "alpha_similarity": 0.7,
-        "tau_modality": 1.0,
-        "tau_utterance": 1.0,
-        "contrastive_times_tau": True,
-        "branch_merge": "sum",
-        "stacked_utterance_branch": True,
-        "teacher_gelu": True,
-        "normalise_contributions": True,
-        "unweighted_share": True,
-        "detach_target": False,
-        "prototypes": "batch",
-        "active_hinge_mean": True,
-        "context_hidden": 600,
-        "context_layers": 2,
-        "context_dropout": 0.3,
-        "context_output": "neighbours",
-        "context_scale": 0.8,
+        "network": {
+            "alpha_contrastive": 0.4,
+            "alpha_contribution": 1.0,
+            "alpha_similarity": 0.7,
+            "tau_modality": 1.0,
+            "tau_utterance": 1.0,
+            "contrastive_times_tau": True,
+            "branch_merge": "sum",
+            "stacked_utterance_branch": True,
+            "teacher_gelu": True,
+            "normalise_contributions": True,
+            "unweighted_share": True,
+            "detach_target": False,
+            "prototypes": "batch",
+            "active_hinge_mean": True,
+            "context_hidden": 600,
+            "context_layers": 2,
+            "context_dropout": 0.3,
+            "context_output": "neighbours",
+            "context_scale": 0.8,
+        },
+        "training": {
+            "epochs": 20,
+            "patience": 10,
+            "batch_size": 2,
+            "learning_rate": 5e-4,
+            "encoder_learning_rate": 2e-5,
+            "betas": (0.9, 0.84),
+            "eps": 1e-7,
+            "decay_biases": False,
+            "schedule": "linear",
+        },
     },
 }

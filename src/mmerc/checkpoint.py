@@ -1,0 +1,187 @@
+"""A trained model as a folder that says what it is.
+
+    model.safetensors   weights, standardising statistics, and the text encoder if it was trained along
+    config.yaml         the resolved config of the run
+    checkpoint.json     labels, modalities with recipes, scores, versions, git commit, seed, checksum
+    encoder/            tokenizer and architecture of a text encoder that was trained along
+    README.md           model card
+
+`checkpoint.json` is written last: where it is, the checkpoint is whole.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmerc.config import RunConfig, build, read_yaml
+from mmerc.corpus import Modality
+from mmerc.errors import CheckpointError, ConfigError
+from mmerc.features.text import TextEncoder
+from mmerc.models import build_pipeline
+from mmerc.models.pipeline import Pipeline
+from mmerc.storage import atomic_path, write_text
+
+FORMAT = 1
+
+
+class CheckpointInfo(BaseModel):
+    """Content of `checkpoint.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal[1] = 1
+    labels: tuple[str, ...]
+    modalities: dict[str, Modality]
+    corpus: str
+    seed: int
+    fold: int | None
+    epoch: int
+    validation: dict[str, Any]  # scores on the validation split, at the chosen epoch
+    class_weights: dict[str, float] | None
+    versions: dict[str, str]
+    git_commit: str | None
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: a pipeline in evaluation mode, and what is known about it."""
+
+    path: Path
+    pipeline: Pipeline
+    run: RunConfig
+    info: CheckpointInfo
+
+
+def save_checkpoint(
+    path: Path, state: dict[str, Tensor], run: RunConfig, info: CheckpointInfo, encoder: TextEncoder | None
+) -> None:
+    """Write a checkpoint into the folder `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "checkpoint.json").unlink(missing_ok=True)
+    with atomic_path(path / "model.safetensors") as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    if encoder is not None:
+        encoder.save(path / "encoder")
+    write_text(path / "config.yaml", yaml.safe_dump(_plain(asdict(run)), sort_keys=False, allow_unicode=True))
+    info = info.model_copy(update={"weights_sha256": _sha256(path / "model.safetensors")})
+    write_text(path / "README.md", model_card(run, info))
+    write_text(path / "checkpoint.json", info.model_dump_json(indent=2) + "\n")
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Load the checkpoint folder `path`.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of another format version.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint folder")
+    try:
+        info = CheckpointInfo.model_validate_json((path / "checkpoint.json").read_text(encoding="utf-8"))
+        run = build(RunConfig, read_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    except FileNotFoundError:
+        raise CheckpointError(_no_checkpoint(path)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"{path / 'checkpoint.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    weights = path / "model.safetensors"
+    try:
+        if _sha256(weights) != info.weights_sha256:
+            raise CheckpointError(f"{weights} is damaged: its checksum is not the one in checkpoint.json")
+        encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
+        widths = {name: modality.width for name, modality in info.modalities.items()}
+        pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
+        pipeline.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError, RuntimeError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
+    return Checkpoint(path, pipeline.eval(), run, info)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of mmerc, Python and the libraries that results depend on."""
+    names = ("mmerc", "torch", "transformers", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
+
+
+def git_commit() -> str | None:
+    """Return the commit of mmerc's own checkout, `+dirty` if it was changed; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
+        return (
+            git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", ".") else "")
+            if tracked
+            else None
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def model_card(run: RunConfig, info: CheckpointInfo) -> str:
+    """Return the model card, Markdown."""
+    scores = {k: info.validation[k] for k in ("weighted_f1", "macro_f1", "accuracy") if k in info.validation}
+    rows = "\n".join(f"| {m} | {x.width} | `{x.recipe}` |" for m, x in info.modalities.items())
+    per_class = info.validation.get("per_class", {})
+    classes = "\n".join(f"| {k} | {100 * v['f1']:.1f} | {v['support']} |" for k, v in per_class.items())
+    fold = "" if info.fold is None else f", test fold {info.fold}"
+    return f"""# {run.model}{f" ({run.preset})" if run.preset else ""} on {info.corpus}
+
+Recognises the emotion of every utterance of a conversation: {", ".join(info.labels)}.
+Trained with mmerc {info.versions["mmerc"]}, seed {info.seed}{fold}; commit {info.git_commit or "unknown"}.
+
+| modality | width | recipe |
+| --- | --- | --- |
+{rows}
+
+Scores on the **validation** split, on which epoch {info.epoch} was chosen (optimistic; `mmerc evaluate` gives
+the test split's): {", ".join(f"{k.replace('_', ' ')} {100 * v:.2f}" for k, v in scores.items())}.
+
+| emotion | F1 (validation) | utterances |
+| --- | --- | --- |
+{classes}
+
+Limits: a label is what annotators read into an utterance, not what a person feels. The scores hold for
+conversations like those of {info.corpus}. Not for decisions about people.
+
+Use: `mmerc predict {{this folder}} chat.txt`, or `mmerc.load("{{this folder}}").predict(conversation)`.
+"""
+
+
+def _no_checkpoint(path: Path) -> str:
+    nested = sorted(str(p.parent.relative_to(path)) for p in path.glob("**/checkpoint.json"))
+    if nested:
+        return f"{path} holds several runs, not one checkpoint; name one of: {', '.join(nested[:5])}"
+    return f"{path} is not a finished checkpoint: it has no checkpoint.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, which YAML can say."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,153 @@
+"""Configurations: YAML files and `key=value` overrides, checked against frozen dataclasses."""
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mmerc.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `key: value` pairs, not a {type(content).__name__}")
+    return content
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn `training.epochs=3` into `{"training": {"epochs": 3}}`; values are read as YAML.
+
+    Raises:
+        ConfigError: an assignment without `=` or with a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment}: expected key=value, for example training.epochs=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: {text!r} is not a value") from None
+        # YAML 1.1 reads 1e-3 as text; a number is what everybody means.
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        *path, last = key.strip().split(".")
+        node = result
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {assignment}: {part!r} is already set to a value")
+        node[last] = value
+    return result
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; later layers win."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = value
+    return result
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Build the dataclass `cls` from a mapping, its types checked.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid one is named) or a value of a wrong type.
+    """
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every caller passes a dataclass
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"keys are: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """A language model that is trained with the network, in place of frozen text vectors."""
+
+    name: str = "minilm"  # `minilm`, a folder, or a name on the Hugging Face hub
+    window: int | None = None  # tokens per window; None: the encoder's limit
+    utterance_limit: int = 256  # tokens of an utterance that are read
+    gradient_checkpointing: bool = False  # less memory, a third more time
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained; the defaults are those of the DF-ERC paper where it states them."""
+
+    epochs: int = 40
+    patience: int = 10  # epochs without a better validation score before the run stops
+    batch_size: int = 8  # dialogues
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 1e-5  # of the text encoder, when it is trained along
+    weight_decay: float = 0.01
+    decay_biases: bool = True  # weight decay on biases and norms too
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_steps: int = 100
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; the others fall to 0
+    clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
+    class_weights: float | dict[str, float] | None = None  # an exponent p: weight ∝ count^−p; or by label
+    modality_dropout: float = 0.0  # chance that a modality of an utterance is hidden in training
+    standardize: bool = True  # features to mean 0, sd 1, with training statistics
+    feature_clip: float = 5.0  # largest absolute standardised value
+    ema_decay: float = 0.0  # average the weights over steps with this decay; 0: off
+    validation_share: float = 0.2  # of the training folds' dialogues, in cross-validation
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 on the CPU
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "patience", "batch_size", "learning_rate", "eps", "feature_clip")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"training.{name} must be above 0, not {getattr(self, name)}")
+        for name in ("modality_dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.validation_share < 1:
+            raise ConfigError(f"training.validation_share must lie in (0, 1), not {self.validation_share}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run beside the corpus and the seed; saved as `config.yaml`."""
+
+    model: str
+    preset: str | None = None
+    modalities: tuple[str, ...] | None = None  # None: text, audio and visual, as far as the corpus has them
+    text_encoder: TextEncoderConfig | None = None  # None: frozen vectors from the corpus
+    network: dict[str, Any] = field(default_factory=dict)  # the model's own Config
+    training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -1,0 +1,107 @@
+"""The networks by name. One model, one file; all take a `Batch` and return an `Output`."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mmerc.config import RunConfig, build, merge
+from mmerc.errors import ConfigError
+from mmerc.features.text import TextEncoder
+from mmerc.models import df_erc, late_fusion, text_only
+from mmerc.models.base import Network, Output
+from mmerc.models.pipeline import Pipeline
+
+__all__ = ["MODELS", "Entry", "Network", "Output", "build_pipeline", "choose_modalities", "find", "resolve"]
+
+STANDARD = ("text", "audio", "visual")
+
+
+class Entry(NamedTuple):
+    """A network, its frozen config dataclass, and its named presets (overrides of a run's config)."""
+
+    config: type[Any]
+    network: type[Any]  # a `Network`; its constructor takes the config first
+    presets: dict[str, dict[str, Any]]
+
+
+MODELS: dict[str, Entry] = {
+    "df-erc": Entry(df_erc.Config, df_erc.DFERC, df_erc.PRESETS),
+    "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, {}),
+    "text-only": Entry(text_only.Config, text_only.TextOnly, {}),
+}
+
+
+def find(name: str) -> Entry:
+    """Return the model called `name`.
+
+    Raises:
+        ConfigError: there is no such model; the nearest name is given.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"there is no model {name!r}; {hint}models are: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
+    """Return the full config of a run: the model's defaults, its preset, then each of `layers`.
+
+    The preset is what the last layer that names one says.
+
+    Raises:
+        ConfigError: an unknown model, preset or key, or a value that is not allowed.
+    """
+    entry = find(model)
+    given = merge(*layers)
+    if given.get("model", model) != model:
+        raise ConfigError(f"the config is for {given['model']!r}, not for {model!r}")
+    preset = given.get("preset", next(iter(entry.presets), None))
+    if preset is not None and preset not in entry.presets:
+        raise ConfigError(f"{model} has no preset {preset!r}; it has: {', '.join(entry.presets) or 'none'}")
+    values = merge(entry.presets.get(preset, {}) if preset else {}, given, {"model": model, "preset": preset})
+    if isinstance(values.get("text_encoder"), str):
+        values["text_encoder"] = {"name": values["text_encoder"]}
+    run = build(RunConfig, values)
+    return replace(run, network=asdict(build(entry.config, run.network, "network")))
+
+
+def choose_modalities(run: RunConfig, available: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities a run reads, sorted.
+
+    Raises:
+        ConfigError: the config names a modality that the corpus or the model does not have.
+    """
+    have = set(available) | ({"text"} if run.text_encoder else set())
+    uses = find(run.model).network.uses
+    wanted = (
+        run.modalities or [m for m in STANDARD if m in have and (uses is None or m in uses)] or sorted(have)
+    )
+    for name in wanted:
+        if name not in have:
+            hint = "; run `mmerc corpus encode-text` first" if name == "text" else ""
+            raise ConfigError(
+                f"the corpus has no modality {name!r}; it has: {', '.join(sorted(have)) or 'none'}{hint}"
+            )
+        if uses is not None and name not in uses:
+            raise ConfigError(f"{run.model} reads {', '.join(uses)} only, not {name!r}")
+    if not wanted:
+        raise ConfigError("the corpus has no features; run `mmerc corpus encode-text` for text")
+    return tuple(sorted(set(wanted)))
+
+
+def build_pipeline(
+    run: RunConfig,
+    widths: Mapping[str, int],
+    num_classes: int,
+    encoder: TextEncoder | None = None,
+    class_weights: Tensor | None = None,
+) -> Pipeline:
+    """Build the untrained pipeline of a resolved config; `widths` maps each modality to d_m."""
+    entry = find(run.model)
+    network = entry.network(build(entry.config, run.network, "network"), widths, num_classes, class_weights)
+    clip = run.training.feature_clip if run.training.standardize else None
+    return Pipeline(network, widths, encoder, clip)

@@ -1,0 +1,48 @@
+"""A baseline: one recurrent classifier per modality, their logits averaged over the modalities present."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmerc.batch import Batch, labelled
+from mmerc.layers.losses import cross_entropy
+from mmerc.layers.recurrent import FlatLSTM
+from mmerc.models.base import InputProjection, Network, Output
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the late-fusion baseline."""
+
+    hidden: int = 300  # width of the projected features
+    context_hidden: int = 300  # LSTM units per direction, in each modality
+    dropout: float = 0.2
+
+
+class LateFusion(Network):
+    """Projection → BiLSTM → classifier per modality; every modality present has the same weight."""
+
+    def __init__(
+        self, config: Config, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__(widths, num_classes, class_weights)
+        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.contexts = nn.ModuleList(FlatLSTM(config.hidden, config.context_hidden) for _ in widths)
+        self.classifiers = nn.ModuleList(
+            nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes))
+            for _ in widths
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        """Return the averaged logits, the equal contributions and, with labels, the loss `emotion`."""
+        streams = zip(self.projection(batch), self.contexts, self.classifiers, strict=True)
+        votes = torch.stack([classify(context(x, batch.lengths)) for x, context, classify in streams])
+        share = batch.present.T.float()
+        share = share / share.sum(dim=0).clamp(min=1.0)
+        logits = (share[..., None] * votes).sum(dim=0)
+        losses = {}
+        if batch.labels is not None:
+            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
+        return Output(logits, losses, contributions=share.T)

@@ -1,0 +1,141 @@
+"""From raw features (or tokens) to an `Output`: what a checkpoint holds."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mmerc.batch import Batch, Examples, length_buckets
+from mmerc.features.text import TextEncoder
+from mmerc.models.base import Network, Output
+
+
+class Inference(NamedTuple):
+    """Predictions for the utterances of some dialogues, in the order asked for."""
+
+    probabilities: npt.NDArray[np.float32]  # (N, K)
+    contributions: npt.NDArray[np.float32] | None  # (N, M)
+    context_weight: npt.NDArray[np.float32] | None  # (N,)
+
+
+class Standardizer(nn.Module):
+    """(x − mean) / sd per feature, with the training split's statistics, clipped to ±`clip` sd.
+
+    A feature that never varies maps to 0. Before `fit` it is the identity.
+    """
+
+    def __init__(self, widths: Mapping[str, int], clip: float) -> None:
+        super().__init__()
+        self.clip = clip
+        for name, width in sorted(widths.items()):
+            self.register_buffer(f"mean_{name}", torch.zeros(width))
+            self.register_buffer(f"scale_{name}", torch.ones(width))
+
+    def fit(self, name: str, values: Tensor, present: Tensor) -> None:
+        """Take mean and sd of `values` (N, d) over the rows in `present` (N,)."""
+        rows = values[present].double()
+        if not len(rows):
+            return
+        sd = rows.std(dim=0, correction=0)
+        # Below this an sd is rounding noise of a constant column.
+        varies = sd > 1e-6 * rows.abs().mean(dim=0).clamp(min=1e-6)
+        self.get_buffer(f"mean_{name}").copy_(rows.mean(dim=0))
+        self.get_buffer(f"scale_{name}").copy_(torch.where(varies, 1.0 / sd, 0.0))
+
+    def forward(self, name: str, values: Tensor) -> Tensor:
+        """Return the standardised features of one modality, (N, d)."""
+        scaled = (values - self.get_buffer(f"mean_{name}")) * self.get_buffer(f"scale_{name}")
+        return scaled.clamp(-self.clip, self.clip)
+
+
+class Pipeline(nn.Module):
+    """Standardised features, or a text encoder trained along, in front of a network.
+
+    The same networks serve both text tiers (frozen vectors, end to end): they are wrapped, not copied.
+    """
+
+    def __init__(
+        self, network: Network, widths: Mapping[str, int], encoder: TextEncoder | None, clip: float | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.encoder = encoder
+        tables = {m: w for m, w in widths.items() if not (encoder and m == "text")}
+        self.standardizer = None if clip is None else Standardizer(tables, clip)
+
+    def fit(self, examples: Examples, dialogues: npt.NDArray[np.int64]) -> None:
+        """Take the standardising statistics from the given dialogues (of the training split)."""
+        if self.standardizer is None:
+            return
+        inside = torch.from_numpy(_rows_of(examples.offsets, dialogues))
+        for column, name in enumerate(self.network.modalities):
+            if name in examples.features:
+                self.standardizer.fit(name, examples.features[name][inside], examples.present[inside, column])
+
+    def forward(self, batch: Batch) -> Output:
+        """Return the network's output for a batch of raw features or tokens."""
+        features = batch.features
+        if self.standardizer is not None:
+            features = {m: self.standardizer(m, x) for m, x in features.items()}
+        if self.encoder is not None and batch.tokens is not None:
+            features = {**features, "text": self.encoder(batch.tokens, len(batch.present))}
+        # What is absent stays zero, whatever standardising made of it.
+        features = {
+            m: features[m] * batch.present[:, [column]] for column, m in enumerate(self.network.modalities)
+        }
+        output: Output = self.network(batch._replace(features=features))
+        return output
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        examples: Examples,
+        dialogues: npt.NDArray[np.int64],
+        batch_size: int = 32,
+        advance: Callable[[int], None] | None = None,
+    ) -> Inference:
+        """Predict the given dialogues in evaluation mode; labels are not looked at.
+
+        Args:
+            examples: where the dialogues are
+            dialogues: (D,) dialogue numbers
+            batch_size: dialogues at a time; changes nothing but speed and memory
+            advance: called with the number of dialogues done
+        """
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        lengths = examples.offsets[dialogues + 1] - examples.offsets[dialogues]
+        starts = np.cumsum(lengths) - lengths
+        pieces: list[tuple[npt.NDArray[np.int64], Output]] = []
+        for positions in length_buckets(lengths, batch_size):
+            batch = examples.batch(dialogues[positions])._replace(labels=None).to(device)
+            rows = np.concatenate([np.arange(starts[p], starts[p] + lengths[p]) for p in positions])
+            pieces.append((rows, self(batch)))
+            if advance is not None:
+                advance(len(positions))
+        self.train(was_training)
+        order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
+
+        def gather(field: Callable[[Output], Tensor | None]) -> npt.NDArray[np.float32] | None:
+            parts = [field(output) for _, output in pieces]
+            if any(part is None for part in parts):
+                return None
+            return torch.cat([p.float() for p in parts if p is not None]).cpu().numpy()[order]
+
+        probabilities = gather(lambda o: o.logits.float().softmax(dim=-1))
+        assert probabilities is not None
+        return Inference(probabilities, gather(lambda o: o.contributions), gather(lambda o: o.context_weight))
+
+    def parameter_groups(self) -> Iterator[tuple[str, nn.Parameter, bool]]:
+        """Yield (name, parameter, belongs to the text encoder) for every trained parameter."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter, name.startswith("encoder.")
+
+
+def _rows_of(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.arange(offsets[d], offsets[d + 1]) for d in dialogues])

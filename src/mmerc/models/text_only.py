@@ -1,0 +1,50 @@
+"""A baseline: a bidirectional LSTM over the utterances' texts, without audio and video.
+
+The context model of bc-LSTM (Poria et al., ACL 2017, https://aclanthology.org/P17-1081) on one modality.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mmerc.batch import Batch, labelled
+from mmerc.errors import ConfigError
+from mmerc.layers.losses import cross_entropy
+from mmerc.layers.recurrent import FlatLSTM
+from mmerc.models.base import InputProjection, Network, Output
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the text-only baseline."""
+
+    hidden: int = 300  # width of the projected text
+    context_hidden: int = 300  # LSTM units per direction
+    dropout: float = 0.2
+
+
+class TextOnly(Network):
+    """Projection → BiLSTM → classifier on `text` alone; other modalities of the batch are not looked at."""
+
+    uses = ("text",)
+
+    def __init__(
+        self, config: Config, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
+    ) -> None:
+        if list(widths) != ["text"]:
+            raise ConfigError(f"text-only reads the modality 'text' alone, not {', '.join(widths) or 'none'}")
+        super().__init__(widths, num_classes, class_weights)
+        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.context = FlatLSTM(config.hidden, config.context_hidden)
+        self.classifier = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes)
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        """Return logits and, with labels, the loss `emotion`."""
+        logits = self.classifier(self.context(self.projection(batch)[0], batch.lengths))
+        losses = {}
+        if batch.labels is not None:
+            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
+        return Output(logits, losses)

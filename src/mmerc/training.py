@@ -1,0 +1,416 @@
+"""Training one network on one split: chosen on validation, resumable, repeatable bit for bit on the CPU.
+
+Randomness of epoch e comes from (seed, e) alone, so nothing about generators has to be saved. After every
+epoch `state.pt` holds all that is needed to go on: a kill at any moment loses at most the running epoch.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mmerc.batch import Batch, Examples, length_buckets
+from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
+from mmerc.config import RunConfig, TrainingConfig
+from mmerc.corpus import MISSING, Corpus, Modality
+from mmerc.errors import ConfigError, TrainingError
+from mmerc.features.text import TextEncoder
+from mmerc.metrics import score
+from mmerc.models import build_pipeline, choose_modalities
+from mmerc.models.pipeline import Pipeline
+from mmerc.storage import atomic_path, write_text
+
+# Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
+CONSTANT_GATE = 0.05
+
+Dialogues = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: a corpus, its dialogues for training and validation, a config and a seed."""
+
+    corpus: Corpus
+    run: RunConfig
+    train: Dialogues
+    validation: Dialogues
+    seed: int
+    fold: int | None = None
+
+
+@dataclass
+class Progress:
+    """What a run has reached; with the tensors of `state.pt` it is all that resuming needs."""
+
+    epoch: int = 0  # epochs finished
+    best_epoch: int = 0
+    best_score: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def finished(self, config: TrainingConfig) -> bool:
+        """Return whether the last epoch or the end of patience is reached."""
+        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
+
+
+class Listener:
+    """Told of a run's progress; the command line draws it, the default ignores it."""
+
+    def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
+        """After each optimizer step: dialogues done, and the running means of the losses."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After each epoch: the line that went into `log.jsonl`."""
+
+
+def train(
+    task: Task, out: Path, *, resume: bool = False, device: str = "auto", listener: Listener | None = None
+) -> Progress:
+    """Train a network and leave its best checkpoint in the folder `out`.
+
+    Args:
+        task: what to train on what
+        out: the run's folder; checkpoint, `log.jsonl` and `state.pt` go there
+        resume: go on with what `out` holds; a finished run is left as it is
+        device: `auto`, or a torch device
+        listener: told of every step and epoch
+
+    Raises:
+        TrainingError: no labelled training utterances, a loss that is not finite, or a run already in `out`.
+        ConfigError, CorpusError, FeatureError: config and corpus do not fit.
+    """
+    state_path = out / "state.pt"
+    if state_path.exists() and not resume:
+        raise TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
+    trainer = Trainer(task, choose_device(device))
+    if state_path.exists():
+        trainer.load(state_path)
+    else:
+        trainer.fit_statistics()
+    while not trainer.progress.finished(task.run.training):
+        record = trainer.run_epoch(listener or Listener())
+        trainer.save(state_path)
+        write_text(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in trainer.progress.history))
+        (listener or Listener()).epoch(record)
+    trainer.write_checkpoint(out)
+    return trainer.progress
+
+
+class Trainer:
+    """The state of one run and the steps that change it."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self.task = task
+        self.config = task.run.training
+        self.device = device
+        encoder_config = task.run.text_encoder
+        encoder = TextEncoder.load(**asdict(encoder_config)) if encoder_config else None
+        names = choose_modalities(task.run, list(task.corpus.modalities))
+        self.modalities = {
+            m: Modality(width=encoder.width, recipe=encoder.recipe)
+            if encoder and m == "text"
+            else task.corpus.modalities[m]
+            for m in names
+        }
+        self.examples = Examples.from_corpus(task.corpus, names, encoder)
+        self.class_weights = class_weights(task, self.config.class_weights)
+        torch.manual_seed(task.seed)
+        self.pipeline = build_pipeline(
+            task.run,
+            {m: x.width for m, x in self.modalities.items()},
+            len(task.corpus.labels),
+            encoder,
+            self.class_weights,
+        ).to(device)
+        self.encoder = encoder
+        self.optimizer = make_optimizer(self.pipeline, self.config, device)
+        self.lengths = np.diff(self.examples.offsets)
+        steps = -(-len(task.train) // self.config.batch_size) * self.config.epochs
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, learning_rate_factor(self.config, steps)
+        )
+        self.autocast, self.scaler = mixed_precision(self.config.precision, device)
+        self.average = (
+            {k: v.clone() for k, v in self.pipeline.state_dict().items()} if self.config.ema_decay else None
+        )
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress()
+
+    def fit_statistics(self) -> None:
+        """Take the standardising statistics from the training dialogues."""
+        self.pipeline.fit(self.examples, self.task.train)
+        if self.average is not None:
+            self.average = {k: v.clone() for k, v in self.pipeline.state_dict().items()}
+
+    def run_epoch(self, listener: Listener) -> dict[str, Any]:
+        """Train one epoch, score the validation split, keep the weights if they are the best yet."""
+        epoch = self.progress.epoch + 1
+        generator = np.random.default_rng([self.task.seed, epoch])
+        torch.manual_seed(int(generator.integers(2**62)))
+        losses = self._train_epoch(epoch, generator, listener)
+        record = {"epoch": epoch, "losses": losses, "validation": self._validate()}
+        self.progress.epoch = epoch
+        self.progress.history.append(record)
+        weighted_f1 = record["validation"]["weighted_f1"]
+        if weighted_f1 > self.progress.best_score:
+            self.progress.best_score, self.progress.best_epoch = weighted_f1, epoch
+            self.best = {k: v.detach().cpu().clone() for k, v in self._evaluated_state().items()}
+        return record
+
+    def _train_epoch(
+        self, epoch: int, generator: np.random.Generator, listener: Listener
+    ) -> dict[str, float]:
+        self.pipeline.train()
+        self.pipeline.network.start_epoch()
+        sums: dict[str, Tensor] = {}
+        done = steps = 0
+        for positions in length_buckets(self.lengths[self.task.train], self.config.batch_size, generator):
+            batch = self.examples.batch(self.task.train[positions])
+            if self.config.modality_dropout:
+                batch = drop_modalities(batch, self.config.modality_dropout, generator)
+            values = self._step(batch.to(self.device))
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+            done, steps = done + len(positions), steps + 1
+            if steps % 10 == 0 or done == len(self.task.train):  # reading a value waits for the device
+                listener.step(
+                    epoch, done, len(self.task.train), {k: float(v) / steps for k, v in sums.items()}
+                )
+        means = {name: float(value) / steps for name, value in sums.items()}
+        if not all(np.isfinite(value) for value in means.values()):
+            bad = ", ".join(name for name, value in means.items() if not np.isfinite(value))
+            raise TrainingError(f"epoch {epoch}: {bad} is not finite; try a lower training.learning_rate")
+        return means
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        with self.autocast():
+            output = self.pipeline(batch)
+        loss = torch.stack(list(output.losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.pipeline.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self._update_average(self.average)
+        return {k: v.detach() for k, v in output.losses.items()} | (output.diagnostics or {})
+
+    @torch.no_grad()
+    def _update_average(self, average: dict[str, Tensor]) -> None:
+        # Early on the plain mean of the steps so far, so that the start is soon forgotten.
+        step = self.schedule.last_epoch
+        decay = min(self.config.ema_decay, step / (step + 10))
+        for name, value in self.pipeline.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+    def _evaluated_state(self) -> dict[str, Tensor]:
+        return self.average if self.average is not None else self.pipeline.state_dict()
+
+    def _validate(self) -> dict[str, Any]:
+        trained = None
+        if self.average is not None:
+            trained = {k: v.clone() for k, v in self.pipeline.state_dict().items()}
+            self.pipeline.load_state_dict(self.average)
+        found = self.pipeline.infer(self.examples, self.task.validation)
+        if trained is not None:
+            self.pipeline.load_state_dict(trained)
+        rows = np.concatenate([np.arange(*self.examples.offsets[d : d + 2]) for d in self.task.validation])
+        scores = score(found.probabilities, self.task.corpus.targets[rows], self.task.corpus.labels).to_dict()
+        if found.context_weight is not None and self.pipeline.network.gated:
+            scores["context_weight_mean"] = float(found.context_weight.mean())
+            scores["context_weight_sd"] = float(found.context_weight.std())
+            if scores["context_weight_sd"] < CONSTANT_GATE:
+                warnings.warn(
+                    f"the context gate is nearly constant: 1 − ψ = {scores['context_weight_mean']:.3f} ± "
+                    f"{scores['context_weight_sd']:.3f} over the validation utterances",
+                    GateWarning,
+                    stacklevel=1,
+                )
+        return scores
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs, atomically."""
+        state = {
+            "pipeline": self.pipeline.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.last_epoch,
+            "scaler": self.scaler.state_dict(),
+            "average": self.average,
+            "best": self.best,
+            "progress": json.dumps(asdict(self.progress)),
+            "identity": self._identity(),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            TrainingError: the file is damaged, or belongs to a run of another config, corpus or seed.
+        """
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise TrainingError(
+                f"{path} cannot be read ({error}): delete the folder and start again"
+            ) from None
+        if state["identity"] != self._identity():
+            raise TrainingError(
+                f"{path} belongs to another run (config, corpus, split or seed differ): "
+                "resume with the same arguments, or use another --out"
+            )
+        self.pipeline.load_state_dict(state["pipeline"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = state["schedule"]
+        self.scaler.load_state_dict(state["scaler"])
+        self.average, self.best = state["average"], state["best"]
+        self.progress = Progress(**json.loads(state["progress"]))
+
+    def _identity(self) -> str:
+        """What must be the same for a resumed run to be the same run."""
+        task = self.task
+        parts = [
+            asdict(task.run),
+            task.seed,
+            task.fold,
+            task.corpus.name,
+            task.corpus.labels,
+            {m: x.model_dump() for m, x in self.modalities.items()},
+            [task.corpus.dialogue_ids[d] for d in task.train],
+            [task.corpus.dialogue_ids[d] for d in task.validation],
+        ]
+        return json.dumps(parts, sort_keys=True, default=list)
+
+    def write_checkpoint(self, out: Path) -> None:
+        """Write the best epoch's weights as a checkpoint folder."""
+        labels = self.task.corpus.labels
+        record = self.progress.history[self.progress.best_epoch - 1]
+        weights = self.class_weights
+        info = CheckpointInfo(
+            labels=labels,
+            modalities=self.modalities,
+            corpus=self.task.corpus.name,
+            seed=self.task.seed,
+            fold=self.task.fold,
+            epoch=self.progress.best_epoch,
+            validation=record["validation"],
+            class_weights=None if weights is None else dict(zip(labels, weights.tolist(), strict=True)),
+            versions=versions(),
+            git_commit=git_commit(),
+        )
+        save_checkpoint(out, self.best, self.task.run, info, self.encoder)
+
+
+class GateWarning(UserWarning):
+    """The context gate of a gated network is nearly constant, so it decides nothing."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def mixed_precision(precision: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
+    """Return a maker of autocast contexts and the gradient scaler for a precision on a device."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def make_optimizer(pipeline: Pipeline, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
+    """Return AdamW with one learning rate for the network and one for a text encoder trained along."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for _, parameter, of_encoder in pipeline.parameter_groups():
+        decays = config.decay_biases or parameter.ndim > 1
+        groups.setdefault((of_encoder, decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.encoder_learning_rate if of_encoder else config.learning_rate,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (of_encoder, decays), parameters in groups.items()
+        ],
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def learning_rate_factor(config: TrainingConfig, total: int) -> Callable[[int], float]:
+    """Return the factor on the learning rate at each step: linear warm-up, then the schedule."""
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        rest = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        shapes = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + np.cos(np.pi * rest))}
+        return float(shapes[config.schedule])
+
+    return factor
+
+
+def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tensor | None:
+    """Return the weight of each class in the loss (K,), in label order; None for no weighting.
+
+    A number p gives weights ∝ count^−p over the training utterances (p = 1: inverse frequency), scaled so
+    that the mean over these utterances is 1. A mapping gives the weights by label name.
+
+    Raises:
+        TrainingError: no training utterance has a label.
+        ConfigError: a mapping that does not name exactly the corpus's labels.
+    """
+    labels = task.corpus.labels
+    rows = np.concatenate([np.arange(*task.corpus.offsets[d : d + 2]) for d in task.train])
+    targets = task.corpus.targets[rows]
+    counts = np.bincount(targets[targets != MISSING], minlength=len(labels)).astype(float)
+    if not counts.sum():
+        raise TrainingError(f"{task.corpus.path}: no utterance of the training split has a label")
+    if setting is None:
+        return None
+    if isinstance(setting, dict):
+        if set(setting) != set(labels):
+            raise ConfigError(f"training.class_weights must name each label once: {', '.join(labels)}")
+        return torch.tensor([setting[name] for name in labels], dtype=torch.float32)
+    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -setting, 0.0)
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+
+def drop_modalities(batch: Batch, chance: float, generator: np.random.Generator) -> Batch:
+    """Hide each modality of each utterance with the given chance, but never an utterance's last one."""
+    present = batch.present.numpy()
+    kept = present & (generator.random(present.shape) >= chance)
+    kept[~kept.any(axis=1)] = present[~kept.any(axis=1)]
+    return batch._replace(present=torch.from_numpy(kept))
