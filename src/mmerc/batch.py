@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmerc.conversation import Conversation
-from mmerc.corpus import MISSING, Corpus
+from mmerc.corpus import MISSING, Corpus, slice_rows
 from mmerc.errors import ConversationError, FeatureError
 from mmerc.features.text import TextEncoder, Tokens
 
@@ -79,7 +79,7 @@ class Examples:
                 row = int(bad.nonzero()[0, 0])
                 raise FeatureError(
                     f"{corpus.path}: modality {name!r} has {int(bad.sum())} rows with NaN or infinity, "
-                    f"the first is row {row}: mark them missing, or compute them again (`mmerc corpus check` lists all)"
+                    f"the first is row {row}: mark them missing (`mmerc corpus check` lists all)"
                 )
         features = {m: values for m, (values, _) in tables.items()}
         present = {m: flags for m, (_, flags) in tables.items()}
@@ -136,16 +136,14 @@ class Examples:
     def batch(self, dialogues: npt.NDArray[np.int64]) -> Batch:
         """Return the given dialogues, in the given order, as one flat batch."""
         starts, stops = self.offsets[dialogues], self.offsets[dialogues + 1]
-        lengths = stops - starts
-        rows_np = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths) + np.arange(lengths.sum())
-        rows = torch.from_numpy(rows_np)
+        rows = torch.from_numpy(slice_rows(self.offsets, dialogues))
         tokens = None
         if self.texts is not None and self.encoder is not None:
             tokens = self.encoder.pack([self.texts[a:b] for a, b in zip(starts, stops, strict=True)])
         return Batch(
             features={m: values[rows] for m, values in self.features.items()},
             present=self.present[rows],
-            lengths=torch.from_numpy(lengths),
+            lengths=torch.from_numpy(stops - starts),
             speakers=self.speakers[rows],
             labels=None if self.labels is None else self.labels[rows],
             tokens=tokens,
@@ -176,6 +174,14 @@ def length_buckets(
         batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
     for index in generator.permutation(len(batches)):
         yield batches[index]
+
+
+def drop_modalities(batch: Batch, chance: float, generator: np.random.Generator) -> Batch:
+    """Hide each modality of each utterance with the given chance, but never an utterance's last one."""
+    present = batch.present.numpy()
+    kept = present & (generator.random(present.shape) >= chance)
+    kept[~kept.any(axis=1)] = present[~kept.any(axis=1)]
+    return batch._replace(present=torch.from_numpy(kept))
 
 
 def labelled(batch: Batch) -> Tensor:

@@ -144,7 +144,7 @@ class Corpus:
                 f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; "
                 f"labels are {', '.join(self.labels)}"
             )
-        return column.map(index).fillna(MISSING).to_numpy(dtype=np.int64)
+        return column.map(index).fillna(MISSING).to_numpy(dtype=np.int64, copy=True)
 
     @cached_property
     def folds(self) -> tuple[int, ...]:
@@ -179,6 +179,10 @@ class Corpus:
                 f"{path}: values must be float32 and present bool, not {values.dtype}, {present.dtype}"
             )
         return values, present
+
+    def rows(self, dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the utterance rows of the given dialogues, one dialogue after the other."""
+        return slice_rows(self.offsets, dialogues)
 
     def split(self, name: str) -> npt.NDArray[np.int64]:
         """Return the dialogue numbers of a split, in corpus order.
@@ -306,6 +310,14 @@ def write_corpus(
             extra.to_parquet(folder / f"{title}.parquet", index=False)
         write_text(folder / "corpus.json", manifest.model_dump_json(indent=2) + "\n")
     return Corpus.open(path)
+
+
+def slice_rows(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the rows `offsets[d]:offsets[d + 1]` of each dialogue d, one after the other, (N,)."""
+    lengths = offsets[dialogues + 1] - offsets[dialogues]
+    ends = np.cumsum(lengths)
+    shift = offsets[dialogues] - np.r_[0, ends[:-1]]
+    return np.repeat(shift, lengths) + np.arange(lengths.sum())
 
 
 def draw_validation(dialogue_ids: Sequence[str], count: int) -> list[str]:

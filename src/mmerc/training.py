@@ -5,8 +5,7 @@ epoch `state.pt` holds all that is needed to go on: a kill at any moment loses a
 """
 
 import json
-import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, Examples, length_buckets
+from mmerc.batch import Batch, Examples, drop_modalities, length_buckets
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
 from mmerc.config import RunConfig, TrainingConfig
 from mmerc.corpus import MISSING, Corpus, Modality
@@ -24,7 +23,7 @@ from mmerc.errors import ConfigError, TrainingError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
-from mmerc.models.pipeline import Pipeline
+from mmerc.optimization import choose_device, learning_rate_factor, make_optimizer, mixed_precision
 from mmerc.storage import atomic_path, write_text
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
@@ -154,10 +153,12 @@ class Trainer:
         generator = np.random.default_rng([self.task.seed, epoch])
         torch.manual_seed(int(generator.integers(2**62)))
         losses = self._train_epoch(epoch, generator, listener)
-        record = {"epoch": epoch, "losses": losses, "validation": self._validate()}
+        validation = self._validate()
+        record: dict[str, Any] = {"epoch": epoch, "losses": losses, "validation": validation}
+        record["warnings"] = warnings_about(validation)
         self.progress.epoch = epoch
         self.progress.history.append(record)
-        weighted_f1 = record["validation"]["weighted_f1"]
+        weighted_f1 = validation["weighted_f1"]
         if weighted_f1 > self.progress.best_score:
             self.progress.best_score, self.progress.best_epoch = weighted_f1, epoch
             self.best = {k: v.detach().cpu().clone() for k, v in self._evaluated_state().items()}
@@ -193,7 +194,7 @@ class Trainer:
             output = self.pipeline(batch)
         loss = torch.stack(list(output.losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if self.config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.pipeline.parameters(), self.config.clip_norm)
@@ -226,18 +227,12 @@ class Trainer:
         found = self.pipeline.infer(self.examples, self.task.validation)
         if trained is not None:
             self.pipeline.load_state_dict(trained)
-        rows = np.concatenate([np.arange(*self.examples.offsets[d : d + 2]) for d in self.task.validation])
-        scores = score(found.probabilities, self.task.corpus.targets[rows], self.task.corpus.labels).to_dict()
+        corpus = self.task.corpus
+        targets = corpus.targets[corpus.rows(self.task.validation)]
+        scores = score(found.probabilities, targets, corpus.labels).to_dict()
         if found.context_weight is not None and self.pipeline.network.gated:
             scores["context_weight_mean"] = float(found.context_weight.mean())
             scores["context_weight_sd"] = float(found.context_weight.std())
-            if scores["context_weight_sd"] < CONSTANT_GATE:
-                warnings.warn(
-                    f"the context gate is nearly constant: 1 − ψ = {scores['context_weight_mean']:.3f} ± "
-                    f"{scores['context_weight_sd']:.3f} over the validation utterances",
-                    GateWarning,
-                    stacklevel=1,
-                )
         return scores
 
     def save(self, path: Path) -> None:
@@ -314,72 +309,18 @@ class Trainer:
         save_checkpoint(out, self.best, self.task.run, info, self.encoder)
 
 
-class GateWarning(UserWarning):
-    """The context gate of a gated network is nearly constant, so it decides nothing."""
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the torch device; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def mixed_precision(precision: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
-    """Return a maker of autocast contexts and the gradient scaler for a precision on a device."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
-
-    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-def make_optimizer(pipeline: Pipeline, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW with one learning rate for the network and one for a text encoder trained along."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for _, parameter, of_encoder in pipeline.parameter_groups():
-        decays = config.decay_biases or parameter.ndim > 1
-        groups.setdefault((of_encoder, decays), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.encoder_learning_rate if of_encoder else config.learning_rate,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (of_encoder, decays), parameters in groups.items()
-        ],
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
-    )
-
-
-def learning_rate_factor(config: TrainingConfig, total: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate at each step: linear warm-up, then the schedule."""
-
-    def factor(step: int) -> float:
-        if step < config.warmup_steps:
-            return (step + 1) / config.warmup_steps
-        rest = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-        shapes = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + np.cos(np.pi * rest))}
-        return float(shapes[config.schedule])
-
-    return factor
+def warnings_about(validation: Mapping[str, Any]) -> list[str]:
+    """Return what is suspicious about an epoch's validation scores, a sentence each."""
+    found = []
+    if validation["never_predicted"]:
+        found.append(f"never predicted on validation: {', '.join(validation['never_predicted'])}")
+    spread = validation.get("context_weight_sd", 1.0)
+    if spread < CONSTANT_GATE:
+        mean = validation["context_weight_mean"]
+        found.append(
+            f"the context gate decides nothing: 1 − ψ = {mean:.3f} ± {spread:.3f} over the utterances"
+        )
+    return found
 
 
 def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tensor | None:
@@ -393,8 +334,7 @@ def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tenso
         ConfigError: a mapping that does not name exactly the corpus's labels.
     """
     labels = task.corpus.labels
-    rows = np.concatenate([np.arange(*task.corpus.offsets[d : d + 2]) for d in task.train])
-    targets = task.corpus.targets[rows]
+    targets = task.corpus.targets[task.corpus.rows(task.train)]
     counts = np.bincount(targets[targets != MISSING], minlength=len(labels)).astype(float)
     if not counts.sum():
         raise TrainingError(f"{task.corpus.path}: no utterance of the training split has a label")
@@ -406,11 +346,3 @@ def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tenso
         return torch.tensor([setting[name] for name in labels], dtype=torch.float32)
     weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -setting, 0.0)
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
-
-
-def drop_modalities(batch: Batch, chance: float, generator: np.random.Generator) -> Batch:
-    """Hide each modality of each utterance with the given chance, but never an utterance's last one."""
-    present = batch.present.numpy()
-    kept = present & (generator.random(present.shape) >= chance)
-    kept[~kept.any(axis=1)] = present[~kept.any(axis=1)]
-    return batch._replace(present=torch.from_numpy(kept))

@@ -7,6 +7,9 @@ import typer
 from rich.console import Console
 
 from mmerc.cli.corpus import app as corpus_app
+from mmerc.cli.evaluate import evaluate
+from mmerc.cli.predict import predict
+from mmerc.cli.train import train
 from mmerc.errors import MmercError
 
 app = typer.Typer(
@@ -17,7 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.add_typer(corpus_app, name="corpus")
+app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora.")
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
 
 
 def run() -> None:

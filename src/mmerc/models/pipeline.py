@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmerc.batch import Batch, Examples, length_buckets
+from mmerc.corpus import slice_rows
 from mmerc.features.text import TextEncoder
 from mmerc.models.base import Network, Output
 
@@ -70,7 +71,7 @@ class Pipeline(nn.Module):
         """Take the standardising statistics from the given dialogues (of the training split)."""
         if self.standardizer is None:
             return
-        inside = torch.from_numpy(_rows_of(examples.offsets, dialogues))
+        inside = torch.from_numpy(slice_rows(examples.offsets, dialogues))
         for column, name in enumerate(self.network.modalities):
             if name in examples.features:
                 self.standardizer.fit(name, examples.features[name][inside], examples.present[inside, column])
@@ -109,11 +110,10 @@ class Pipeline(nn.Module):
         self.eval()
         device = next(self.parameters()).device
         lengths = examples.offsets[dialogues + 1] - examples.offsets[dialogues]
-        starts = np.cumsum(lengths) - lengths
         pieces: list[tuple[npt.NDArray[np.int64], Output]] = []
         for positions in length_buckets(lengths, batch_size):
             batch = examples.batch(dialogues[positions])._replace(labels=None).to(device)
-            rows = np.concatenate([np.arange(starts[p], starts[p] + lengths[p]) for p in positions])
+            rows = slice_rows(np.r_[0, np.cumsum(lengths)], positions)
             pieces.append((rows, self(batch)))
             if advance is not None:
                 advance(len(positions))
@@ -135,7 +135,3 @@ class Pipeline(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter, name.startswith("encoder.")
-
-
-def _rows_of(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.arange(offsets[d], offsets[d + 1]) for d in dialogues])

@@ -1,0 +1,141 @@
+"""Scores of frozen checkpoints: the only place where a test split is read."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmerc.batch import Examples
+from mmerc.checkpoint import Checkpoint, load_checkpoint
+from mmerc.corpus import Corpus
+from mmerc.errors import CheckpointError, FeatureError
+from mmerc.metrics import Scores, score
+from mmerc.models.pipeline import Inference
+from mmerc.optimization import choose_device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of one seed on a split (or on all test folds, pooled), and their scores."""
+
+    seed: int
+    fold_count: int  # test folds that were pooled; 0 without cross-validation
+    checkpoints: tuple[Path, ...]
+    rows: npt.NDArray[np.int64]  # (N,) utterance rows of the corpus, sorted
+    probabilities: npt.NDArray[np.float32]  # (N, K)
+    contributions: npt.NDArray[np.float32] | None  # (N, M)
+    context_weight: npt.NDArray[np.float32] | None  # (N,)
+    scores: Scores
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoint folders at or below `path`, sorted.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted(p.parent for p in path.glob("**/checkpoint.json"))
+    if not found:
+        raise CheckpointError(f"{path} holds no finished checkpoint (a folder with a checkpoint.json)")
+    return found
+
+
+def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "auto") -> list[Evaluation]:
+    """Score all checkpoints at or below `path`, one evaluation per seed.
+
+    Checkpoints of a cross-validation are scored on their own test fold, and the folds of a seed are pooled.
+
+    Args:
+        path: a checkpoint, or the folder of a run with several seeds or folds
+        corpus: the corpus to score on; labels, modalities and recipes must be the checkpoints'
+        split: the split of a corpus without folds
+        device: `auto`, or a torch device
+
+    Raises:
+        CheckpointError: no checkpoint, a broken one, other labels, or a seed whose folds are incomplete.
+        FeatureError: the corpus's features were made by another recipe.
+    """
+    by_seed: dict[int, list[Checkpoint]] = defaultdict(list)
+    for folder in find_checkpoints(path):
+        checkpoint = load_checkpoint(folder)
+        by_seed[checkpoint.info.seed].append(checkpoint)
+    return [_evaluate_seed(seed, group, corpus, split, device) for seed, group in sorted(by_seed.items())]
+
+
+def _evaluate_seed(
+    seed: int, group: Sequence[Checkpoint], corpus: Corpus, split: str, device: str
+) -> Evaluation:
+    folds = [checkpoint.info.fold for checkpoint in group]
+    if len(group) > 1 and (None in folds or len(set(folds)) != len(folds)):
+        names = ", ".join(str(c.path) for c in group[:3])
+        raise CheckpointError(
+            f"several checkpoints have seed {seed} ({names} …): evaluate one run folder at a time"
+        )
+    if folds != [None] and len(group) > 1 and set(folds) != set(corpus.folds):
+        missing = sorted(set(corpus.folds) - {f for f in folds if f is not None})
+        raise CheckpointError(f"seed {seed}: fold {missing} not finished; resume the run before evaluating")
+    parts = []
+    for checkpoint in group:
+        dialogues = (
+            corpus.split(split) if checkpoint.info.fold is None else corpus.fold(checkpoint.info.fold)["test"]
+        )
+        parts.append((dialogues, _infer(checkpoint, corpus, dialogues, device)))
+    rows = np.concatenate([corpus.rows(dialogues) for dialogues, _ in parts])
+    order = np.argsort(rows)
+
+    def pooled(name: str) -> npt.NDArray[np.float32] | None:
+        arrays = [getattr(inference, name) for _, inference in parts]
+        return None if any(a is None for a in arrays) else np.concatenate(arrays)[order]
+
+    probabilities = pooled("probabilities")
+    assert probabilities is not None
+    return Evaluation(
+        seed=seed,
+        fold_count=len(folds) - folds.count(None),
+        checkpoints=tuple(checkpoint.path for checkpoint in group),
+        rows=rows[order],
+        probabilities=probabilities,
+        contributions=pooled("contributions"),
+        context_weight=pooled("context_weight"),
+        scores=score(probabilities, corpus.targets[rows[order]], corpus.labels),
+    )
+
+
+def _infer(
+    checkpoint: Checkpoint, corpus: Corpus, dialogues: npt.NDArray[np.int64], device: str
+) -> Inference:
+    check_fit(checkpoint, corpus)
+    pipeline = checkpoint.pipeline.to(choose_device(device))
+    examples = Examples.from_corpus(corpus, list(checkpoint.info.modalities), pipeline.encoder)
+    return pipeline.infer(examples, dialogues)
+
+
+def check_fit(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Make sure that a checkpoint and a corpus speak of the same labels and features.
+
+    Raises:
+        CheckpointError: the labels differ.
+        FeatureError: a modality is missing or was made by another recipe.
+    """
+    info = checkpoint.info
+    if info.labels != corpus.labels:
+        raise CheckpointError(
+            f"{checkpoint.path} tells {', '.join(info.labels)}; {corpus.path} "
+            f"is labelled {', '.join(corpus.labels)}"
+        )
+    for name, modality in info.modalities.items():
+        if name == "text" and checkpoint.pipeline.encoder is not None:
+            continue
+        found = corpus.modalities.get(name)
+        if found is None:
+            raise FeatureError(
+                f"{checkpoint.path} needs the modality {name!r}, which {corpus.path} does not have"
+            )
+        if found != modality:
+            raise FeatureError(
+                f"{name!r} was made by different recipes: {checkpoint.path} expects width {modality.width}, "
+                f"{modality.recipe}; {corpus.path} has width {found.width}, {found.recipe}"
+            )

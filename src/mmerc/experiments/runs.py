@@ -1,0 +1,95 @@
+"""Several runs of one config: seeds, and the folds of a cross-validation."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mmerc.config import RunConfig
+from mmerc.corpus import Corpus
+from mmerc.errors import ConfigError, MmercError, TrainingError
+from mmerc.training import Listener, Progress, Task, train
+
+
+class Run(NamedTuple):
+    """One training run: its folder below the experiment's, its seed, and its test fold if it has one."""
+
+    folder: Path
+    seed: int
+    fold: int | None = None
+
+
+def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) -> list[Run]:
+    """Return the runs of an experiment: a folder per seed and fold, or `out` itself for a single run.
+
+    Raises:
+        ConfigError: folds are asked for, but the corpus has none.
+    """
+    if cross_validate and len(corpus.folds) < 2:
+        raise ConfigError(
+            f"--cross-validate: {corpus.path} has no folds; it has splits, train without the flag"
+        )
+    folds: Sequence[int | None] = corpus.folds if cross_validate else [None]
+    runs = []
+    for seed in seeds:
+        for fold in folds:
+            parts = ([f"seed-{seed}"] if len(seeds) > 1 else []) + (
+                [f"fold-{fold}"] if fold is not None else []
+            )
+            runs.append(Run(out.joinpath(*parts), seed, fold))
+    return runs
+
+
+def task_of(corpus: Corpus, config: RunConfig, run: Run) -> Task:
+    """Return what a run trains on: the splits of the corpus, or the folds other than its own."""
+    if run.fold is None:
+        return Task(corpus, config, corpus.split("train"), corpus.split("validation"), run.seed)
+    parts = corpus.fold(run.fold, config.training.validation_share)
+    return Task(corpus, config, parts["train"], parts["validation"], run.seed, run.fold)
+
+
+def train_side_by_side(
+    corpus: Path, config: RunConfig, runs: Sequence[Run], jobs: int, resume: bool, device: str
+) -> Iterator[tuple[Run, Progress]]:
+    """Train runs in `jobs` processes of one thread each; yield each run as it ends.
+
+    A run that fails does not stop the others.
+
+    Raises:
+        TrainingError: at the end, naming the runs that failed and why.
+    """
+    failed: list[str] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(jobs, len(runs)), mp_context=context) as pool:
+        futures: dict[Future[Progress], Run] = {
+            pool.submit(_train_alone, corpus, config, run, resume, device): run for run in runs
+        }
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except MmercError as error:
+                failed.append(f"{futures[future].folder}: {error}")
+    if failed:
+        raise TrainingError("these runs failed:\n  " + "\n  ".join(failed))
+
+
+def train_in_turn(
+    corpus: Corpus,
+    config: RunConfig,
+    runs: Sequence[Run],
+    resume: bool,
+    device: str,
+    listener: Callable[[Run], Listener],
+) -> Iterator[tuple[Run, Progress]]:
+    """Train runs one after the other in this process; yield each as it ends."""
+    for run in runs:
+        task = task_of(corpus, config, run)
+        yield run, train(task, run.folder, resume=resume, device=device, listener=listener(run))
+
+
+def _train_alone(corpus: Path, config: RunConfig, run: Run, resume: bool, device: str) -> Progress:
+    torch.set_num_threads(1)
+    return train(task_of(Corpus.open(corpus), config, run), run.folder, resume=resume, device=device)

@@ -1,0 +1,76 @@
+"""Device, precision, optimizer and schedule: chosen here and nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmerc.config import TrainingConfig
+from mmerc.errors import ConfigError
+from mmerc.models.pipeline import Pipeline
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def mixed_precision(precision: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
+    """Return a maker of autocast contexts and the gradient scaler for a precision on a device."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def make_optimizer(pipeline: Pipeline, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
+    """Return AdamW with one learning rate for the network and one for a text encoder trained along."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for _, parameter, of_encoder in pipeline.parameter_groups():
+        decays = config.decay_biases or parameter.ndim > 1
+        groups.setdefault((of_encoder, decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.encoder_learning_rate if of_encoder else config.learning_rate,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (of_encoder, decays), parameters in groups.items()
+        ],
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def learning_rate_factor(config: TrainingConfig, total: int) -> Callable[[int], float]:
+    """Return the factor on the learning rate at each step: linear warm-up, then the schedule."""
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        rest = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        shapes = {"constant": 1.0, "linear": 1 - rest, "cosine": 0.5 * (1 + np.cos(np.pi * rest))}
+        return float(shapes[config.schedule])
+
+    return factor
