@@ -1,1 +1,49 @@
-"""Multimodal emotion recognition in conversation."""
+"""Multimodal emotion recognition in conversation: which emotion, how sure, and because of what.
+
+import mmerc
+
+recognizer = mmerc.load("runs/df-erc")
+for utterance, emotion in recognizer.predict(mmerc.read_transcript("chat.txt")[0]):
+    print(utterance.speaker, emotion.label, emotion.confidence)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmerc.conversation import Conversation, Emotion, Prediction, Utterance
+    from mmerc.corpus import Corpus
+    from mmerc.errors import MmercError
+    from mmerc.recognizer import Recognizer, load
+    from mmerc.transcripts import read_transcript
+
+__all__ = [
+    "Conversation",
+    "Corpus",
+    "Emotion",
+    "MmercError",
+    "Prediction",
+    "Recognizer",
+    "Utterance",
+    "load",
+    "read_transcript",
+]
+
+_HOME = {
+    "Conversation": "conversation",
+    "Corpus": "corpus",
+    "Emotion": "conversation",
+    "MmercError": "errors",
+    "Prediction": "conversation",
+    "Recognizer": "recognizer",
+    "Utterance": "conversation",
+    "load": "recognizer",
+    "read_transcript": "transcripts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use only, so that `mmerc --help` does not wait for torch.
+    if name not in _HOME:
+        raise AttributeError(f"module 'mmerc' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mmerc.{_HOME[name]}"), name)

@@ -152,7 +152,7 @@ class Trainer:
         epoch = self.progress.epoch + 1
         generator = np.random.default_rng([self.task.seed, epoch])
         torch.manual_seed(int(generator.integers(2**62)))
-        losses = self._train_epoch(epoch, generator, listener)
+        losses = self.train_epoch(epoch, generator, listener)
         validation = self._validate()
         record: dict[str, Any] = {"epoch": epoch, "losses": losses, "validation": validation}
         record["warnings"] = warnings_about(validation)
@@ -164,9 +164,8 @@ class Trainer:
             self.best = {k: v.detach().cpu().clone() for k, v in self._evaluated_state().items()}
         return record
 
-    def _train_epoch(
-        self, epoch: int, generator: np.random.Generator, listener: Listener
-    ) -> dict[str, float]:
+    def train_epoch(self, epoch: int, generator: np.random.Generator, listener: Listener) -> dict[str, float]:
+        """Take one pass over the training dialogues; return the mean of each loss over the steps."""
         self.pipeline.train()
         self.pipeline.network.start_epoch()
         sums: dict[str, Tensor] = {}

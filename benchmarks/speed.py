@@ -1,0 +1,163 @@
+"""How long training and prediction take, on generated features of MELD's shape.
+
+    python benchmarks/speed.py [--threads 1] [--preset refined]
+
+Prints one training epoch (forward to optimizer step) and where its time goes, the same run's matrix
+product rate, so that figures carry over between machines, and the latency of a 10-utterance dialogue.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmerc.conversation import Conversation, Utterance
+from mmerc.corpus import Corpus, Features, write_corpus
+from mmerc.models import resolve
+from mmerc.recognizer import load
+from mmerc.training import Listener, Task, Trainer, train
+
+LABELS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+WIDTHS = {"text": 1024, "audio": 300, "visual": 342}
+DIALOGUES, UTTERANCES = 1038, 9989
+# Where an epoch's time goes: part → the file and function whose cumulative time it is.
+PARTS = {
+    "build batches": ("mmerc/batch.py", "batch"),
+    "forward and losses": ("mmerc/models/pipeline.py", "forward"),
+    "backward": ("torch/_tensor.py", "backward"),
+    "gradient clipping": ("torch/nn/utils/clip_grad.py", "clip_grad_norm_"),
+    "optimizer": ("torch/optim/adamw.py", "step"),
+}
+
+
+def meld_shaped(folder: Path) -> Corpus:
+    """Write a corpus of noise with MELD's numbers of dialogues, utterances, widths and classes."""
+    rng = np.random.default_rng(0)
+    # MELD's training dialogues have 1 to 24 utterances, 9.6 on average, nearly uniform.
+    lengths = rng.integers(1, 20, DIALOGUES)
+    while lengths.sum() != UTTERANCES:
+        index = rng.integers(DIALOGUES)
+        step = int(np.sign(UTTERANCES - lengths.sum()))
+        if 1 <= lengths[index] + step <= 24:
+            lengths[index] += step
+    lengths = np.r_[lengths, rng.integers(1, 20, 114)]
+    total = int(lengths.sum())
+    table = pd.DataFrame(
+        {
+            "dialogue_id": np.repeat([f"d{i}" for i in range(len(lengths))], lengths),
+            "utterance_index": np.concatenate([np.arange(n) for n in lengths]),
+            "speaker": rng.choice(["A", "B", "C"], total),
+            "text": "",
+            "label": rng.choice(LABELS, total),
+            "split": np.repeat(["train"] * DIALOGUES + ["validation"] * 114, lengths),
+        }
+    )
+    features = {
+        m: Features(
+            rng.standard_normal((total, d), dtype=np.float32), np.ones(total, dtype=bool), {"kind": "noise"}
+        )
+        for m, d in WIDTHS.items()
+    }
+    return write_corpus(
+        folder, name="meld-shaped", labels=LABELS, utterances=table, features=features, provenance={}
+    )
+
+
+def gemm_rate() -> float:
+    """Return the fp32 rate of a 2048³ matrix product, in 10⁹ operations a second."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return float(2 * 2048**3 / min(times) / 1e9)
+
+
+def epoch_profile(trainer: Trainer) -> tuple[float, dict[str, float]]:
+    """Return the seconds of one training epoch without validation, and the seconds of its parts."""
+    profile = cProfile.Profile()
+    profile.enable()
+    trainer.train_epoch(1, np.random.default_rng(0), Listener())
+    profile.disable()
+    stats = pstats.Stats(profile)
+    parts: dict[str, float] = defaultdict(float)
+    for (file, _, function), (_, _, _, seconds, _) in stats.stats.items():  # type: ignore[attr-defined]
+        for name, (ending, wanted) in PARTS.items():
+            if file.endswith(ending) and function == wanted:
+                parts[name] += seconds
+    total = float(stats.total_tt)  # type: ignore[attr-defined]
+    parts["rest"] = total - sum(parts.values())
+    return total, dict(parts)
+
+
+def latency(checkpoint: Path, repeats: int = 200) -> list[float]:
+    """Return the milliseconds of predicting a dialogue of 10 utterances from ready features."""
+    recognizer = load(checkpoint, "cpu")
+    rng = np.random.default_rng(1)
+    utterances = tuple(
+        Utterance(features={m: rng.standard_normal(d).astype(np.float32) for m, d in WIDTHS.items()})
+        for _ in range(10)
+    )
+    conversation = Conversation(utterances)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        recognizer.predict(conversation)
+        times.append(1000 * (time.perf_counter() - start))
+    return sorted(times)
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--preset", default=None)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = {"training": {"epochs": 1, "batch_size": 8}}
+    run = resolve("df-erc", settings, {"preset": arguments.preset} if arguments.preset else {})
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = meld_shaped(Path(folder) / "corpus")
+        task = Task(corpus, run, corpus.split("train"), corpus.split("validation"), seed=0)
+        trainer = Trainer(task, torch.device("cpu"))
+        parameters = sum(p.numel() for p in trainer.pipeline.parameters())
+        print(
+            f"df-erc ({run.preset}), {parameters:,} parameters, "
+            f"{arguments.threads} thread(s), torch {torch.__version__}"
+        )
+        print(
+            f"{UTTERANCES} utterances, {DIALOGUES} dialogues, batch {asdict(run)['training']['batch_size']}"
+        )
+        epochs = [epoch_profile(Trainer(task, torch.device("cpu"))) for _ in range(arguments.repeats)]
+        rate = gemm_rate()
+        total, parts = min(epochs, key=lambda pair: pair[0])
+        print(f"one training epoch: {total:.2f} s (best of {arguments.repeats})")
+        for name, seconds in sorted(parts.items(), key=lambda pair: -pair[1]):
+            print(f"  {name:20s} {seconds:6.2f} s  {100 * seconds / total:5.1f} %")
+        print(
+            f"matrix product rate: {rate:.1f} GFLOP/s; "
+            f"epoch = {total * rate / 1000:.2f} · 10¹² GEMM-equivalents"
+        )
+        train(task, Path(folder) / "run", device="cpu")
+        times = latency(Path(folder) / "run")
+        print(
+            f"prediction of a dialogue of 10 utterances: median {statistics.median(times):.2f} ms, "
+            f"95th percentile {times[int(0.95 * len(times))]:.2f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
