@@ -35,7 +35,7 @@ PARTS = {
     "forward and losses": ("mmerc/models/pipeline.py", "forward"),
     "backward": ("torch/_tensor.py", "backward"),
     "gradient clipping": ("torch/nn/utils/clip_grad.py", "clip_grad_norm_"),
-    "optimizer": ("torch/optim/adamw.py", "step"),
+    "optimizer": ("torch/optim/optimizer.py", "wrapper"),
 }
 
 
