@@ -106,8 +106,8 @@ class Pipeline(nn.Module):
             batch_size: dialogues at a time; changes nothing but speed and memory
             advance: called with the number of dialogues done
         """
-        was_training = self.training
-        self.eval()
+        if was_training := self.training:
+            self.eval()
         device = next(self.parameters()).device
         lengths = examples.offsets[dialogues + 1] - examples.offsets[dialogues]
         pieces: list[tuple[npt.NDArray[np.int64], Output]] = []
@@ -117,7 +117,8 @@ class Pipeline(nn.Module):
             pieces.append((rows, self(batch)))
             if advance is not None:
                 advance(len(positions))
-        self.train(was_training)
+        if was_training:
+            self.train()
         order = np.argsort(np.concatenate([rows for rows, _ in pieces]))
 
         def gather(field: Callable[[Output], Tensor | None]) -> npt.NDArray[np.float32] | None:
