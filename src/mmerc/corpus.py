@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -63,6 +63,13 @@ class Manifest(BaseModel):
     labels: tuple[str, ...] = Field(min_length=2)
     modalities: dict[str, Modality]
     provenance: dict[str, Any]
+
+    @field_validator("labels")
+    @classmethod
+    def _differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in labels if labels.count(name) > 1]:
+            raise ValueError(f"the label {twice[0]!r} occurs twice")
+        return labels
 
 
 class Features(NamedTuple):
@@ -277,7 +284,7 @@ def write_corpus(
 
     Raises:
         CorpusError: no utterances, scattered dialogues, a feature table of another length, an unknown
-            label, or a folder at `path` that is not a corpus.
+            label, labels that are fewer than two or occur twice, or a folder at `path` that is not a corpus.
     """
     path = Path(path)
     if path.exists() and not (path / "corpus.json").exists() and (not path.is_dir() or any(path.iterdir())):
@@ -292,13 +299,16 @@ def write_corpus(
         raise CorpusError(f"the rows of dialogue {twice!r} are not next to each other")
     for modality, table in features.items():
         _checked(modality, table, len(frame))
-    manifest = Manifest(
-        format=FORMAT,
-        name=name,
-        labels=tuple(labels),
-        modalities={m: Modality(width=f.values.shape[1], recipe=f.recipe) for m, f in features.items()},
-        provenance=dict(provenance),
-    )
+    try:
+        manifest = Manifest(
+            format=FORMAT,
+            name=name,
+            labels=tuple(labels),
+            modalities={m: Modality(width=f.values.shape[1], recipe=f.recipe) for m, f in features.items()},
+            provenance=dict(provenance),
+        )
+    except ValidationError as error:
+        raise CorpusError(f"{path} cannot be written: {_first(error)}") from None
     _ = Corpus(path, manifest, frame).targets  # refuses unknown labels
     with atomic_folder(path) as folder:
         pq.write_table(
@@ -338,9 +348,13 @@ def _read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CorpusError(f"{path}: {where}: {first['msg']}") from None
+        raise CorpusError(f"{path}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"
 
 
 def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:

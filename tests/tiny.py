@@ -1,0 +1,125 @@
+"""Corpora, configs and encoders so small that training on them takes milliseconds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmerc.config import RunConfig
+from mmerc.corpus import Corpus, Features, write_corpus
+from mmerc.models import resolve
+from mmerc.training import Task
+
+torch.set_num_threads(1)
+
+LABELS = ("joy", "sadness", "anger")
+WIDTHS = {"audio": 4, "text": 5}
+RECIPES = {"audio": {"kind": "made-up", "of": "audio"}, "text": {"kind": "made-up", "of": "text"}}
+PHRASES = ("great, the train is here!", "oh no, the train is late", "late again, is it not fine!")
+SMALL = {
+    "df-erc": {"hidden": 6, "relation_width": 5, "context_hidden": 4},
+    "late-fusion": {"hidden": 6, "context_hidden": 4},
+    "text-only": {"hidden": 6, "context_hidden": 4},
+}
+
+
+def tables(dialogues: int = 15, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Features]]:
+    """Utterances whose text phrase and features follow their label, and the features.
+
+    Of five dialogues in a row three are for training, one validates, one tests; folds are 0, 1, 2 in turn.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for d in range(dialogues):
+        for i in range(int(generator.integers(2, 6))):
+            label = int(generator.integers(3))
+            rows.append(
+                {
+                    "dialogue_id": f"d{d:02}",
+                    "utterance_index": i,
+                    "speaker": ("Ann", "Ben")[i % 2],
+                    "text": PHRASES[label],
+                    "label": LABELS[label],
+                    "split": ("train", "train", "validation", "train", "test")[d % 5],
+                    "fold": d % 3,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    kind = frame["label"].map(LABELS.index).to_numpy()
+    features = {}
+    for name, width in WIDTHS.items():
+        values = generator.normal(size=(3, width))[kind] + generator.normal(size=(len(frame), width))
+        present = generator.random(len(frame)) > 0.1
+        features[name] = Features(values.astype(np.float32), present, RECIPES[name])
+    return frame, features
+
+
+def write(
+    path: Path,
+    frame: pd.DataFrame | None = None,
+    features: Mapping[str, Features] | None = None,
+    labels: tuple[str, ...] = LABELS,
+    name: str = "tiny",
+) -> Corpus:
+    """Write a corpus of `tables()`, or of what is given in place of them."""
+    own_frame, own_features = tables()
+    return write_corpus(
+        path,
+        name=name,
+        labels=labels,
+        utterances=own_frame if frame is None else frame,
+        features=own_features if features is None else features,
+        provenance={"source": "tests"},
+    )
+
+
+def config(
+    model: str = "text-only", *, text_encoder: dict[str, Any] | None = None, **training: Any
+) -> RunConfig:
+    """A config of a small network; keywords are those of `TrainingConfig`."""
+    training = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.02, **training}
+    return resolve(model, {"network": SMALL[model], "training": training, "text_encoder": text_encoder})
+
+
+def task(corpus: Corpus, run: RunConfig | None = None, seed: int = 0) -> Task:
+    """The run of a config on the splits of a corpus."""
+    return Task(corpus, run or config(), corpus.split("train"), corpus.split("validation"), seed)
+
+
+def make_bert(folder: Path, seed: int = 0) -> Path:
+    """Write a BERT of two layers with random weights, and its tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = [
+        "the",
+        "train",
+        "is",
+        "late",
+        "again",
+        "oh",
+        "no",
+        "fine",
+        "great",
+        "here",
+        "it",
+        "not",
+        "!",
+        ",",
+    ]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    shape = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=48,
+        initializer_range=0.5,
+    )
+    torch.manual_seed(seed)
+    BertModel(shape).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(folder)
+    return folder
