@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import LABELS, RECIPES, WIDTHS, tables, write
 
 from mmerc import corpus as corpus_module
 from mmerc.corpus import MISSING, SCHEMA, Corpus, Features, draw_validation, slice_rows, write_corpus
 from mmerc.errors import CorpusError
+from tiny import LABELS, RECIPES, WIDTHS, tables, write
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,9 @@ def test_unknown_labels_are_refused(tmp_path: Path) -> None:
 
 
 def test_labels_are_two_at_least_and_differ(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="labels: .*the label 'joy' occurs twice"):
+    with pytest.raises(CorpusError, match=r"labels: .*the label 'joy' occurs twice"):
         write(tmp_path / "c", labels=(*LABELS, "joy"))
-    with pytest.raises(CorpusError, match="labels: .*at least 2"):
+    with pytest.raises(CorpusError, match=r"labels: .*at least 2"):
         write(tmp_path / "c", labels=LABELS[:1])
 
 
@@ -206,7 +206,7 @@ def test_an_interrupted_addition_leaves_the_corpus(own: Path, monkeypatch: pytes
 
 def test_not_a_corpus(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(CorpusError, match="is not a corpus folder: it has no corpus.json"):
+        with pytest.raises(CorpusError, match=r"is not a corpus folder: it has no corpus\.json"):
             Corpus.open(path)
 
 
@@ -321,7 +321,7 @@ def test_a_split_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no split 'validation'; it has: test, train; it has folds"):
         corpus.split("validation")
     frame["split"] = frame["fold"] = None
-    with pytest.raises(CorpusError, match="no split 'train'; it has: none$"):
+    with pytest.raises(CorpusError, match=r"no split 'train'; it has: none$"):
         write(tmp_path / "c", frame, features).split("train")
 
 

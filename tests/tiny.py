@@ -1,5 +1,6 @@
 """Corpora, configs and encoders so small that training on them takes milliseconds."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus, Features, write_corpus
@@ -87,6 +89,21 @@ def config(
 def task(corpus: Corpus, run: RunConfig | None = None, seed: int = 0) -> Task:
     """The run of a config on the splits of a corpus."""
     return Task(corpus, run or config(), corpus.split("train"), corpus.split("validation"), seed)
+
+
+def written(out: Path) -> dict[str, Any]:
+    """All that a run leaves, in a form that can be compared; tensors bit for bit."""
+    state = torch.load(out / "state.pt", weights_only=True)
+    info = json.loads((out / "checkpoint.json").read_text(encoding="utf-8"))
+    info["git_commit"] = None  # says what mmerc was, not what the run did
+    return {
+        "weights": {k: v.numpy().tobytes() for k, v in load_file(out / "model.safetensors").items()},
+        "last": {k: v.numpy().tobytes() for k, v in state["pipeline"].items()},
+        "log": (out / "log.jsonl").read_text(encoding="utf-8"),
+        "config": (out / "config.yaml").read_text(encoding="utf-8"),
+        "identity": state["identity"],
+        "info": info,
+    }
 
 
 def make_bert(folder: Path, seed: int = 0) -> Path:

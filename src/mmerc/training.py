@@ -4,7 +4,10 @@ Randomness of epoch e comes from (seed, e) alone, so nothing about generators ha
 epoch `state.pt` holds all that is needed to go on: a kill at any moment loses at most the running epoch.
 """
 
+import hashlib
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,8 @@ from mmerc.storage import atomic_path, write_text
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
 CONSTANT_GATE = 0.05
+
+NOT_A_STATE = (zipfile.BadZipFile, pickle.UnpicklingError)
 
 Dialogues = npt.NDArray[np.int64]
 
@@ -90,12 +95,15 @@ def train(
     trainer = Trainer(task, choose_device(device))
     if state_path.exists():
         trainer.load(state_path)
+        if trainer.progress.finished(task.run.training) and (out / "checkpoint.json").exists():
+            return trainer.progress
+        trainer.write_log(out)
     else:
         trainer.fit_statistics()
     while not trainer.progress.finished(task.run.training):
         record = trainer.run_epoch(listener or Listener())
         trainer.save(state_path)
-        write_text(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in trainer.progress.history))
+        trainer.write_log(out)
         (listener or Listener()).epoch(record)
     trainer.write_checkpoint(out)
     return trainer.progress
@@ -226,6 +234,11 @@ class Trainer:
         found = self.pipeline.infer(self.examples, self.task.validation)
         if trained is not None:
             self.pipeline.load_state_dict(trained)
+        if not np.isfinite(found.probabilities).all():
+            raise TrainingError(
+                f"epoch {self.progress.epoch + 1}: the weights are not finite; "
+                "try a lower training.learning_rate"
+            )
         corpus = self.task.corpus
         targets = corpus.targets[corpus.rows(self.task.validation)]
         scores = score(found.probabilities, targets, corpus.labels).to_dict()
@@ -249,6 +262,10 @@ class Trainer:
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
 
+    def write_log(self, out: Path) -> None:
+        """Write `log.jsonl`, a line per epoch."""
+        write_text(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in self.progress.history))
+
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote.
 
@@ -256,14 +273,17 @@ class Trainer:
             TrainingError: the file is damaged, or belongs to a run of another config, corpus or seed.
         """
         try:
+            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
             state = torch.load(path, weights_only=True, map_location=self.device)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, *NOT_A_STATE) as error:
             raise TrainingError(
                 f"{path} cannot be read ({error}): delete the folder and start again"
             ) from None
         if state["identity"] != self._identity():
             raise TrainingError(
-                f"{path} belongs to another run (config, corpus, split or seed differ): "
+                f"{path} belongs to another run (config, corpus, its data, split or seed differ): "
                 "resume with the same arguments, or use another --out"
             )
         self.pipeline.load_state_dict(state["pipeline"])
@@ -285,8 +305,22 @@ class Trainer:
             {m: x.model_dump() for m, x in self.modalities.items()},
             [task.corpus.dialogue_ids[d] for d in task.train],
             [task.corpus.dialogue_ids[d] for d in task.validation],
+            self._fingerprint(),
         ]
         return json.dumps(parts, sort_keys=True, default=list)
+
+    def _fingerprint(self) -> str:
+        """Return a hash of the labels, features and texts of the run's own dialogues, without the test split."""
+        examples = self.examples
+        rows = self.task.corpus.rows(np.concatenate([self.task.train, self.task.validation]))
+        digest = hashlib.sha256(self.task.corpus.targets[rows].tobytes())
+        digest.update(examples.speakers.numpy()[rows].tobytes())
+        digest.update(examples.present.numpy()[rows].tobytes())
+        for values in examples.features.values():
+            digest.update(values.numpy()[rows].tobytes())
+        if examples.texts is not None:
+            digest.update(json.dumps([examples.texts[row] for row in rows]).encode())
+        return digest.hexdigest()
 
     def write_checkpoint(self, out: Path) -> None:
         """Write the best epoch's weights as a checkpoint folder."""
@@ -329,14 +363,12 @@ def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tenso
     that the mean over these utterances is 1. A mapping gives the weights by label name.
 
     Raises:
-        TrainingError: no training utterance has a label.
+        TrainingError: no training or no validation utterance has a label.
         ConfigError: a mapping that does not name exactly the corpus's labels.
     """
     labels = task.corpus.labels
-    targets = task.corpus.targets[task.corpus.rows(task.train)]
-    counts = np.bincount(targets[targets != MISSING], minlength=len(labels)).astype(float)
-    if not counts.sum():
-        raise TrainingError(f"{task.corpus.path}: no utterance of the training split has a label")
+    counts = _class_counts(task, "training", task.train)
+    _class_counts(task, "validation", task.validation)
     if setting is None:
         return None
     if isinstance(setting, dict):
@@ -345,3 +377,11 @@ def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tenso
         return torch.tensor([setting[name] for name in labels], dtype=torch.float32)
     weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -setting, 0.0)
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+
+def _class_counts(task: Task, split: str, dialogues: Dialogues) -> npt.NDArray[np.float64]:
+    targets = task.corpus.targets[task.corpus.rows(dialogues)]
+    counts = np.bincount(targets[targets != MISSING], minlength=len(task.corpus.labels)).astype(float)
+    if not counts.sum():
+        raise TrainingError(f"{task.corpus.path}: no utterance of the {split} split has a label")
+    return counts
