@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
 from mmerc.checkpoint import load_checkpoint
-from mmerc.config import TrainingConfig, read_yaml
+from mmerc.config import read_yaml
 from mmerc.corpus import MISSING, Corpus, Features
 from mmerc.errors import ConfigError, CorpusError, FeatureError, TrainingError
 from mmerc.evaluation import evaluate
 from mmerc.experiments.runs import Run, task_of
 from mmerc.metrics import score
-from mmerc.models import MODELS, build_pipeline, resolve
-from mmerc.optimization import choose_device, learning_rate_factor, make_optimizer, mixed_precision
+from mmerc.models import MODELS, resolve
 from mmerc.recognizer import load
 from mmerc.training import Listener, Trainer, class_weights, train, warnings_about
 from tiny import LABELS, config, make_bert, tables, task, write, written
@@ -355,77 +354,6 @@ def test_utterances_that_lack_every_modality(tmp_path: Path) -> None:
     progress = train(task(corpus, config("df-erc", batch_size=1, modality_dropout=0.4)), tmp_path / "run")
     assert all(np.isfinite(list(r["losses"].values())).all() for r in progress.history)
     assert np.isfinite(evaluate(tmp_path / "run", corpus)[0].probabilities).all()
-
-
-# Optimization
-
-
-def test_learning_rate_shapes() -> None:
-    total = 50
-    factors = {
-        shape: [
-            learning_rate_factor(TrainingConfig(warmup_steps=10, schedule=shape), total)(s)
-            for s in range(total)
-        ]
-        for shape in ("constant", "linear", "cosine")
-    }
-    for values in factors.values():
-        np.testing.assert_allclose(values[:10], np.arange(1, 11) / 10)
-        assert values[10] == 1.0
-    np.testing.assert_allclose(factors["linear"][10:], 1 - np.arange(40) / 40)
-    np.testing.assert_allclose(factors["cosine"][10:], (1 + np.cos(np.pi * np.arange(40) / 40)) / 2)
-    assert set(factors["constant"][10:]) == {1.0}
-    assert learning_rate_factor(TrainingConfig(warmup_steps=0), 5)(0) == 1.0
-    assert learning_rate_factor(TrainingConfig(warmup_steps=100), 5)(4) == 0.05
-
-
-def test_the_schedule_runs_over_all_steps(corpus: Corpus) -> None:
-    run = config(epochs=3, batch_size=2, warmup_steps=2, schedule="linear", learning_rate=0.5)
-    trainer = Trainer(task(corpus, run), torch.device("cpu"))
-    steps = -(-len(trainer.task.train) // 2) * 3
-    for _ in range(3):
-        trainer.run_epoch(Listener())
-    assert trainer.schedule.last_epoch == steps
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
-
-
-@pytest.mark.parametrize("decay_biases", [True, False])
-def test_biases_decay_only_if_wanted(corpus: Corpus, decay_biases: bool) -> None:
-    run = config(decay_biases=decay_biases, weight_decay=0.3)
-    pipeline = build_pipeline(run, {"text": 5}, 3)
-    optimizer = make_optimizer(pipeline, run.training, torch.device("cpu"))
-    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    assert len(decay) == len(list(pipeline.parameters()))
-    for parameter in pipeline.parameters():
-        assert decay[id(parameter)] == (0.3 if decay_biases or parameter.ndim > 1 else 0.0)
-
-
-def test_a_text_encoder_has_its_own_learning_rate(corpus: Corpus, bert: Path) -> None:
-    run = config(text_encoder={"name": str(bert)}, encoder_learning_rate=1e-4, warmup_steps=4)
-    trainer = Trainer(task(corpus, run), torch.device("cpu"))
-    rates = {id(p): g["initial_lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
-    assert trainer.encoder is not None
-    inside = {id(p) for p in trainer.encoder.parameters()}
-    assert len(rates) == len(list(trainer.pipeline.parameters())) > len(inside)
-    for parameter in trainer.pipeline.parameters():
-        assert rates[id(parameter)] == (1e-4 if id(parameter) in inside else 0.02)
-    assert {g["lr"] / g["initial_lr"] for g in trainer.optimizer.param_groups} == {0.25}
-
-
-def test_devices_and_precisions() -> None:
-    assert choose_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(ConfigError, match="device 'gpu' cannot be used"):
-        choose_device("gpu")
-    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
-        choose_device("cuda:99")
-    cpu = torch.device("cpu")
-    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
-        mixed_precision("fp16", cpu)
-    for precision, dtype in (("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        autocast, scaler = mixed_precision(precision, cpu)
-        with autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-        assert not scaler.is_enabled()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmerc.config import RunConfig, build, read_yaml
 from mmerc.corpus import Modality
-from mmerc.errors import CheckpointError, ConfigError
+from mmerc.errors import CheckpointError, ConfigError, FeatureError
 from mmerc.features.text import TextEncoder
 from mmerc.models import build_pipeline
 from mmerc.models.pipeline import Pipeline
@@ -89,7 +89,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint folder")
     try:
         info = CheckpointInfo.model_validate_json((path / "checkpoint.json").read_text(encoding="utf-8"))
-        run = build(RunConfig, read_yaml(path / "config.yaml"), str(path / "config.yaml"))
+        run = build(RunConfig, read_yaml(path / "config.yaml"))
     except FileNotFoundError:
         raise CheckpointError(_no_checkpoint(path)) from None
     except ValidationError as error:
@@ -97,8 +97,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path / 'checkpoint.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path / 'checkpoint.json'} cannot be read: {error}") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
     weights = path / "model.safetensors"
     try:
         if _sha256(weights) != info.weights_sha256:
@@ -107,7 +109,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         widths = {name: modality.width for name, modality in info.modalities.items()}
         pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
         pipeline.load_state_dict(load_file(weights))
-    except (SafetensorError, OSError, RuntimeError, ConfigError) as error:
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
+    except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from None
     return Checkpoint(path, pipeline.eval(), run, info)
 

@@ -58,25 +58,33 @@ def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "aut
         CheckpointError: no checkpoint, a broken one, other labels, or a seed whose folds are incomplete.
         FeatureError: the corpus's features were made by another recipe.
     """
+    whole = not (path / "checkpoint.json").exists()
     by_seed: dict[int, list[Checkpoint]] = defaultdict(list)
     for folder in find_checkpoints(path):
         checkpoint = load_checkpoint(folder)
         by_seed[checkpoint.info.seed].append(checkpoint)
+    for seed, group in by_seed.items():
+        _check_group(seed, group, corpus, whole)
     return [_evaluate_seed(seed, group, corpus, split, device) for seed, group in sorted(by_seed.items())]
 
 
-def _evaluate_seed(
-    seed: int, group: Sequence[Checkpoint], corpus: Corpus, split: str, device: str
-) -> Evaluation:
+def _check_group(seed: int, group: Sequence[Checkpoint], corpus: Corpus, whole: bool) -> None:
+    """Refuse checkpoints that do not add up to one run, or to all folds unless one fold's is asked for."""
     folds = [checkpoint.info.fold for checkpoint in group]
     if len(group) > 1 and (None in folds or len(set(folds)) != len(folds)):
         names = ", ".join(str(c.path) for c in group[:3])
         raise CheckpointError(
             f"several checkpoints have seed {seed} ({names} …): evaluate one run folder at a time"
         )
-    if folds != [None] and len(group) > 1 and set(folds) != set(corpus.folds):
-        missing = sorted(set(corpus.folds) - {f for f in folds if f is not None})
+    missing = sorted(set(corpus.folds) - set(folds))
+    if whole and missing and None not in folds:
         raise CheckpointError(f"seed {seed}: fold {missing} not finished; resume the run before evaluating")
+
+
+def _evaluate_seed(
+    seed: int, group: Sequence[Checkpoint], corpus: Corpus, split: str, device: str
+) -> Evaluation:
+    folds = [checkpoint.info.fold for checkpoint in group]
     parts = []
     for checkpoint in group:
         dialogues = (

@@ -310,7 +310,7 @@ class Trainer:
         return json.dumps(parts, sort_keys=True, default=list)
 
     def _fingerprint(self) -> str:
-        """Return a hash of the labels, features and texts of the run's own dialogues, without the test split."""
+        """Return a hash of the labels, features and texts of the run's own dialogues."""
         examples = self.examples
         rows = self.task.corpus.rows(np.concatenate([self.task.train, self.task.validation]))
         digest = hashlib.sha256(self.task.corpus.targets[rows].tobytes())
