@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from mmerc.cli.corpus import app as corpus_app
+from mmerc.cli.demo import demo
 from mmerc.cli.evaluate import evaluate
 from mmerc.cli.predict import predict
 from mmerc.cli.train import train
@@ -24,19 +25,20 @@ app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(demo)
 
 
 def run() -> None:
     """Entry point: a mistake of the user ends in one message on stderr and exit code 2."""
     try:
         app()
-    except MmercError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("error:", style="bold red", end=" ")
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
     except BrokenPipeError:  # `mmerc … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (MmercError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
+        Console(stderr=True, highlight=False, soft_wrap=True).print("error:", style="bold red", end=" ")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
