@@ -3,9 +3,9 @@
 import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +26,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
+        reason = " ".join(str(error).split())  # PyYAML's run over several lines
+        raise ConfigError(f"{path} is not a readable YAML file: {reason}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -81,18 +82,26 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     Raises:
         ConfigError: an unknown key (the nearest valid one is named) or a value of a wrong type.
     """
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every caller passes a dataclass
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"keys are: {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    _check_keys(cls, values, where)
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
+
+
+def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown keys, those of nested dataclasses too: pydantic would drop them without a word."""
+    types = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(str(key), types, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"keys are: {', '.join(types)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+        nested = [t for t in (types[key], *get_args(types[key])) if is_dataclass(t) and isinstance(t, type)]
+        if nested and isinstance(value, Mapping):
+            _check_keys(nested[0], value, key)
 
 
 @dataclass(frozen=True)

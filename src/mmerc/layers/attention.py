@@ -17,7 +17,7 @@ class AdditiveAttention(nn.Module):
             x: (S, N, d)
             present: (S, N) bool; None if all sources are there
         """
-        scores: Tensor = self.score(x).squeeze(-1)
+        scores: Tensor = self.score(x).squeeze(-1).float()  # the floor below is beyond half precision
         if present is None:
             return scores.softmax(dim=0)
         # The floor keeps an utterance without any source at weight 0 instead of NaN.

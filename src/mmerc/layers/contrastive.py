@@ -29,7 +29,8 @@ def contrastive_loss(
     positive = meets & (tags[:, None] == tags[None, :])
 
     unit = F.normalize(vectors.float(), dim=-1)
-    similarity = unit @ unit.T / temperature
+    with torch.autocast(unit.device.type, enabled=False):  # else the product falls back to half precision
+        similarity = unit @ unit.T / temperature
     normaliser = similarity.masked_fill(~meets, torch.finfo(similarity.dtype).min).logsumexp(dim=1)
     count = positive.sum(dim=1)
     attraction = (similarity * positive).sum(dim=1) / count.clamp(min=1)

@@ -44,8 +44,9 @@ def class_sums(vectors: Tensor, labels: Tensor, mask: Tensor, num_classes: int) 
         mask: (L,) bool
         num_classes: K
     """
-    members = F.one_hot(labels.clamp(min=0), num_classes).to(vectors.dtype) * mask[:, None]
-    return members.T @ vectors, members.sum(dim=0)
+    members = F.one_hot(labels.clamp(min=0), num_classes).float() * mask[:, None]
+    with torch.autocast(vectors.device.type, enabled=False):  # half precision is too coarse for long sums
+        return members.T @ vectors.float(), members.sum(dim=0)
 
 
 def hinge_distance(vectors: Tensor, prototypes: Tensor, beta: float) -> Tensor:

@@ -60,8 +60,12 @@ def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     if given.get("model", model) != model:
         raise ConfigError(f"the config is for {given['model']!r}, not for {model!r}")
     preset = given.get("preset", next(iter(entry.presets), None))
-    if preset is not None and preset not in entry.presets:
-        raise ConfigError(f"{model} has no preset {preset!r}; it has: {', '.join(entry.presets) or 'none'}")
+    if preset is not None and preset not in list(entry.presets):
+        near = difflib.get_close_matches(str(preset), entry.presets, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}"
+        )
     values = merge(entry.presets.get(preset, {}) if preset else {}, given, {"model": model, "preset": preset})
     if isinstance(values.get("text_encoder"), str):
         values["text_encoder"] = {"name": values["text_encoder"]}

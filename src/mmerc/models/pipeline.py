@@ -83,9 +83,10 @@ class Pipeline(nn.Module):
             features = {m: self.standardizer(m, x) for m, x in features.items()}
         if self.encoder is not None and batch.tokens is not None:
             features = {**features, "text": self.encoder(batch.tokens, len(batch.present))}
-        # What is absent stays zero, whatever standardising made of it.
+        # What is absent stays zero, whatever standardising made of it; NaN · 0 would be NaN.
         features = {
-            m: features[m] * batch.present[:, [column]] for column, m in enumerate(self.network.modalities)
+            m: features[m].masked_fill(~batch.present[:, [column]], 0.0)
+            for column, m in enumerate(self.network.modalities)
         }
         output: Output = self.network(batch._replace(features=features))
         return output

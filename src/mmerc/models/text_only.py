@@ -25,7 +25,7 @@ class Config:
 
 
 class TextOnly(Network):
-    """Projection → BiLSTM → classifier on `text` alone; other modalities of the batch are not looked at."""
+    """Projection → BiLSTM → classifier on `text`, the one modality of its batches."""
 
     uses = ("text",)
 
