@@ -1,0 +1,84 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, packed_order
+
+DIALOGUES = st.lists(st.integers(1, 6), min_size=1, max_size=6)
+
+
+@settings(max_examples=40)
+@given(lengths=DIALOGUES)
+def test_packed_order_runs_through_time_with_the_longest_dialogue_first(lengths: list[int]) -> None:
+    rows, sizes = packed_order(torch.tensor(lengths))
+    starts = [sum(lengths[:b]) for b in range(len(lengths))]
+    longest_first = sorted(range(len(lengths)), key=lambda b: -lengths[b])
+    expected_rows, expected_sizes = [], []
+    for t in range(max(lengths)):
+        going = [b for b in longest_first if lengths[b] > t]
+        expected_rows += [starts[b] + t for b in going]
+        expected_sizes.append(len(going))
+    assert rows.tolist() == expected_rows
+    assert sizes.tolist() == expected_sizes
+
+
+@settings(max_examples=25)
+@given(lengths=DIALOGUES, layers=st.integers(1, 2), seed=st.integers(0, 1000))
+def test_flat_lstm_equals_one_dialogue_at_a_time(lengths: list[int], layers: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    flat = FlatLSTM(3, 2, layers)
+    x = torch.randn(sum(lengths), 3)
+    expected = torch.cat([flat.lstm(part)[0] for part in x.split(lengths)])
+    torch.testing.assert_close(flat(x, torch.tensor(lengths)), expected, rtol=0, atol=1e-6)
+
+
+def test_flat_lstm_runs_both_ways_within_a_dialogue_only() -> None:
+    torch.manual_seed(0)
+    flat, x = FlatLSTM(3, 2), torch.randn(5, 3, requires_grad=True)
+    states = flat(x, torch.tensor([3, 2]))
+    (gradient,) = torch.autograd.grad(states[1].sum(), x)
+    reached = (gradient != 0).any(dim=1).tolist()
+    assert reached == [True, True, True, False, False]
+
+
+def test_flat_lstm_drops_between_layers_only() -> None:
+    assert FlatLSTM(3, 2, layers=1, dropout=0.5).lstm.dropout == 0
+    assert FlatLSTM(3, 2, layers=2, dropout=0.5).lstm.dropout == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_flat_lstm_under_autocast_is_close(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    flat, x, lengths = FlatLSTM(3, 2), torch.randn(6, 3), torch.tensor([1, 3, 2])
+    with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+        states = flat(x, lengths)
+    torch.testing.assert_close(states.float(), flat(x, lengths), rtol=0, atol=0.02)
+
+
+@given(lengths=DIALOGUES)
+def test_dialogue_of_row(lengths: list[int]) -> None:
+    expected = [b for b, count in enumerate(lengths) for _ in range(count)]
+    assert dialogue_of_row(torch.tensor(lengths)).tolist() == expected
+
+
+@settings(max_examples=40)
+@given(lengths=DIALOGUES)
+def test_neighbour_sum_equals_plain_loops(lengths: list[int]) -> None:
+    x = torch.randn(sum(lengths), 2, generator=torch.Generator().manual_seed(len(lengths)))
+    expected = []
+    for part in x.split(lengths):
+        for i in range(len(part)):
+            before = part[i - 1] if i > 0 else torch.zeros(2)
+            after = part[i + 1] if i + 1 < len(part) else torch.zeros(2)
+            expected.append(before + after)
+    torch.testing.assert_close(neighbour_sum(x, torch.tensor(lengths)), torch.stack(expected))
+
+
+def test_neighbour_sum_passes_gradient_and_leaves_its_input_alone() -> None:
+    x = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    before = x.detach().clone()
+    neighbour_sum(x, torch.tensor([3, 1])).sum().backward()
+    torch.testing.assert_close(x.detach(), before)
+    assert x.grad is not None
+    assert x.grad[:, 0].tolist() == [1, 2, 1, 0]

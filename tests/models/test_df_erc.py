@@ -1,0 +1,285 @@
+"""Gradients, ablations and training state of DF-ERC; its numbers are in test_df_erc_reference.py."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import ABLATIONS, DFERC_PRESETS, SUBSETS, make_batch, make_network, take, total
+from mmerc.models import Network
+from mmerc.models.df_erc import Config
+
+LENGTHS = [4, 1, 5]
+ABLATED = list(itertools.product(DFERC_PRESETS, ABLATIONS))
+
+
+def gradients(loss: Tensor, module: nn.Module) -> list[Tensor | None]:
+    return [*torch.autograd.grad(loss, [*module.parameters()], allow_unused=True, retain_graph=True)]
+
+
+def reached(loss: Tensor, module: nn.Module) -> bool:
+    return any(g is not None and bool((g != 0).any()) for g in gradients(loss, module))
+
+
+def without_effect(config: Config, modalities: int) -> tuple[str, ...]:
+    """Prefixes of parameters that an ablation leaves in place but takes out of every loss."""
+    names = []
+    if config.refusion == "zero":
+        names.append("crm.context")  # multiplied by 0
+    if config.fusion == "attention" and modalities == 1:
+        names.append("cfm.attention")  # the softmax over one source is 1
+    if config.branch_merge == "sum" and config.alpha_contrastive == 0:
+        names += ["ddm.modality", "ddm.utterance"]  # α1 scales the features too
+    return tuple(names)
+
+
+def config_of(network: Network) -> Config:
+    assert isinstance(network.config, Config)
+    return network.config
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=len)
+@pytest.mark.parametrize(("preset", "ablation"), ABLATED)
+def test_every_parameter_learns(preset: str, ablation: str, subset: tuple[str, ...]) -> None:
+    # With slack β = 0 every hinge is active; the inactive hinge has its own test.
+    network = make_network("df-erc", preset, subset, beta=0.0, **ABLATIONS[ablation])
+    network.start_epoch()
+    total(network(make_batch(LENGTHS, subset))).backward()
+    dead = without_effect(config_of(network), len(subset))
+    for name, parameter in network.named_parameters():
+        moved = parameter.grad is not None and bool((parameter.grad != 0).any())
+        assert moved != (bool(dead) and name.startswith(dead)), name
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=len)
+@pytest.mark.parametrize(("preset", "ablation"), ABLATED)
+def test_bfloat16_is_finite(preset: str, ablation: str, subset: tuple[str, ...]) -> None:
+    network = make_network("df-erc", preset, subset, **ABLATIONS[ablation])
+    batch = make_batch(LENGTHS, subset, missing=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(batch)
+    total(output).backward()
+    exact = network.eval()(batch).logits
+    assert torch.isfinite(total(output))
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    torch.testing.assert_close(output.logits.float(), exact, rtol=0, atol=0.03)
+
+
+def test_an_inactive_hinge_leaves_the_relation_vectors_random() -> None:
+    network = make_network("df-erc", "paper", beta=1e6)
+    output = network(make_batch(LENGTHS))
+    assert output.diagnostics is not None
+    assert output.diagnostics["hinge_active"] == 0
+    assert not reached(total(output), network.crm.relation)
+
+
+def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
+    network = make_network("df-erc", "paper", beta=0.0)
+    losses = network(make_batch(LENGTHS)).losses
+    assert reached(losses.pop("similarity"), network.crm.relation)
+    assert gradients(torch.stack([*losses.values()]).sum(), network.crm.relation) == [None, None]
+
+
+def test_agreement_passes_gradient_only_when_asked_to() -> None:
+    for asked in (False, True):
+        network = make_network("df-erc", "paper", agreement_gradient=asked)
+        output = network(make_batch(LENGTHS))
+        assert reached(output.losses["emotion"], network.crm.relation) == asked
+        assert output.context_weight is not None
+        assert output.context_weight.requires_grad == asked
+
+
+@pytest.mark.parametrize(("preset", "pulled"), [("paper", False), ("official", True)])
+def test_the_teacher_is_detached_in_the_paper_only(preset: str, pulled: bool) -> None:
+    network = make_network("df-erc", preset)
+    losses = network(make_batch(LENGTHS)).losses
+    assert reached(losses["student_mse"], network.cfm.teacher) == pulled
+    assert reached(losses["student_mse"], network.cfm.student)
+    assert reached(losses["teacher_ce"], network.cfm.teacher)
+    assert not reached(losses["teacher_ce"], network.cfm.student)
+
+
+@pytest.mark.parametrize("preset", DFERC_PRESETS)
+def test_contributions_learn_from_the_emotion_loss(preset: str) -> None:
+    network = make_network("df-erc", preset)
+    assert reached(network(make_batch(LENGTHS)).losses["emotion"], network.cfm.student)
+
+
+@pytest.mark.parametrize("preset", DFERC_PRESETS)
+def test_both_contribution_losses_reach_the_features(preset: str) -> None:
+    network = make_network("df-erc", preset)
+    losses = network(make_batch(LENGTHS)).losses
+    assert reached(losses["teacher_ce"], network.projection)
+    assert reached(losses["student_mse"], network.projection)
+
+
+@pytest.mark.parametrize(("kind", "attached"), [("running", False), ("batch", True)])
+def test_prototypes_carry_gradient_in_batch_mode_only(kind: str, attached: bool) -> None:
+    # One utterance of one modality is its own batch mean: no distance, and none to be reduced.
+    network = make_network("df-erc", "paper", ("text",), beta=0.0, prototypes=kind)
+    loss = network(make_batch([1], ("text",))).losses["similarity"]
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    moved = make_batch([2], ("text",))._replace(labels=torch.zeros(2, dtype=torch.int64))
+    network.start_epoch()
+    x = torch.tensor([[[1.0] * 5, [3.0] * 5]], requires_grad=True)
+    loss, _ = network.crm.loss(x, moved)
+    (gradient,) = torch.autograd.grad(loss, x)
+    # mean of (1 − r)², (3 − r)² with r = 2: the mean of r's own gradient is zero at the mean.
+    torch.testing.assert_close(gradient[0, :, 0], torch.tensor([-0.2, 0.2]))
+    single = moved._replace(labels=torch.tensor([0, 1]))
+    network.crm.running.means.fill_(0.0)
+    network.eval()
+    (gradient,) = torch.autograd.grad(network.crm.loss(x, single)[0], x)
+    assert bool((gradient == 0).all()) == attached
+
+
+def running_state(network: Network) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in network.state_dict().items() if k.startswith("crm.running")}
+
+
+@pytest.mark.parametrize("cuts", [[1, 1, 1, 1], [2, 2], [4]])
+def test_an_epoch_of_prototypes_is_the_plain_mean_of_the_relation_vectors(cuts: list[int]) -> None:
+    network = make_network("df-erc", "paper")
+    batch = make_batch([3, 1, 6, 2], missing=0.2, unlabelled=0.2)
+    assert batch.labels is not None
+    network.crm.running.means.fill_(7.0)
+    network.start_epoch()
+    for part in torch.arange(4).split(cuts):
+        network(take(batch, part.tolist()))
+    m, _ = network.ddm(network.projection(batch))
+    x = network.crm.relation(m)
+    for k in range(3):
+        mine = [
+            x[column, row]
+            for row in range(12)
+            for column in range(3)
+            if batch.labels[row] == k and batch.present[row, column]
+        ]
+        torch.testing.assert_close(network.crm.running.means[k], torch.stack(mine).mean(dim=0))
+        assert network.crm.running.counts[k] == len(mine)
+
+
+@pytest.mark.parametrize("preset", DFERC_PRESETS)
+def test_prototypes_move_in_training_only(preset: str) -> None:
+    network, batch = make_network("df-erc", preset), make_batch(LENGTHS)
+    fresh = running_state(network)
+    network.eval()(batch)
+    assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
+    network.train()(batch)
+    if config_of(network).prototypes == "running":
+        assert running_state(network)["crm.running.counts"].sum() == 30
+    network.start_epoch()
+    assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
+
+
+@pytest.mark.parametrize("preset", DFERC_PRESETS)
+@pytest.mark.parametrize(
+    ("ablation", "gone"),
+    [
+        ("full", set()),
+        ("without-ddm", {"contrastive"}),
+        ("without-contrast", {"contrastive"}),
+        ("without-cfm", {"teacher_ce", "student_mse"}),
+        ("cfm-attention", {"teacher_ce", "student_mse"}),
+        ("full-context", {"similarity"}),
+        ("zero-context", {"similarity"}),
+        ("crm-attention", {"similarity"}),
+    ],
+)
+def test_an_ablation_takes_its_losses_away(preset: str, ablation: str, gone: set[str]) -> None:
+    batch = make_batch(LENGTHS)
+    everything = set(make_network("df-erc", preset)(batch).losses)
+    assert everything >= {"emotion", "contrastive", "teacher_ce", "student_mse", "similarity"}
+    assert set(make_network("df-erc", preset, **ABLATIONS[ablation])(batch).losses) == everything - gone
+
+
+@pytest.mark.parametrize("name", ["modality", "utterance"])
+def test_without_one_branch_its_contrastive_loss_is_gone(name: str) -> None:
+    network, batch = make_network("df-erc", "paper"), make_batch(LENGTHS)
+    _, branches = network.ddm(network.projection(batch))
+    both = network.ddm.loss(branches, batch)
+    alone = {k: v for k, v in branches.items() if k != name}
+    rest = network.ddm.loss(alone, batch)
+    removed = network.ddm.loss({name: branches[name]}, batch)
+    torch.testing.assert_close(both, rest + removed)
+    ablated = make_network("df-erc", "paper", **{f"{name}_branch": False})
+    assert set(ablated.ddm(ablated.projection(batch))[1]) == set(alone)
+
+
+def test_context_weights_of_the_ablations() -> None:
+    batch = make_batch(LENGTHS, missing=0.2)
+    whole = batch._replace(present=torch.ones_like(batch.present))  # of two modalities ψ may reach −1
+    weights = {
+        name: make_network("df-erc", "paper", **ABLATIONS[name]).eval()(batch).context_weight
+        for name in ("full-context", "zero-context", "crm-attention")
+    }
+    assert (weights["full-context"] == 1).all()
+    assert (weights["zero-context"] == 0).all()
+    assert ((weights["crm-attention"] > 0) & (weights["crm-attention"] < 1)).all()
+    gate = make_network("df-erc", "paper").eval()(whole).context_weight
+    assert ((gate >= 0) & (gate <= 1.5 + 1e-6)).all()
+    uniform = make_network("df-erc", "paper", **ABLATIONS["without-cfm"]).eval()(batch).contributions
+    assert torch.equal(uniform, batch.present.float())
+    attention = make_network("df-erc", "paper", **ABLATIONS["cfm-attention"]).eval()(batch).contributions
+    torch.testing.assert_close(attention.sum(dim=1), batch.present.any(dim=1).float())
+
+
+@pytest.mark.parametrize("preset", DFERC_PRESETS)
+@pytest.mark.parametrize("name", ["audio", "text", "visual"])
+def test_one_modality_has_no_agreement_and_no_contrast(preset: str, name: str) -> None:
+    network = make_network("df-erc", preset, (name,))
+    output = network(make_batch(LENGTHS, (name,)))
+    assert not network.gated
+    assert output.context_weight is not None
+    torch.testing.assert_close(
+        output.context_weight, torch.full((10,), config_of(network).context_scale), rtol=0, atol=1e-6
+    )
+    assert output.losses["contrastive"] == 0
+
+
+def test_gated_says_whether_the_context_weight_varies() -> None:
+    assert make_network("df-erc", "paper").gated
+    assert not make_network("df-erc", "paper", **ABLATIONS["full-context"]).gated
+
+
+@pytest.mark.parametrize(
+    ("switch", "weight"), [("alpha_contrastive", "contrastive"), ("alpha_similarity", "similarity")]
+)
+def test_losses_are_already_weighted(switch: str, weight: str) -> None:
+    batch = make_batch(LENGTHS)
+    single, double = (make_network("df-erc", "paper", **{switch: a})(batch).losses for a in (0.5, 1.0))
+    torch.testing.assert_close(2 * single[weight], double[weight])
+
+
+SWITCHES: list[dict[str, Any]] = [
+    {"contrastive_scope": "dialogue"},
+    {"prototypes": "learned"},
+    {"prototypes": "learned", "agreement_on": "emotions", "agreement_gradient": True},
+    {"clamp_agreement": True},
+    {"normalise_contributions": True},
+    {"context_layers": 2},
+]
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=len)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_reading_of_the_paper_learns(switches: dict[str, Any], subset: tuple[str, ...]) -> None:
+    network = make_network("df-erc", "paper", subset, beta=0.0, **switches)
+    output = network(make_batch(LENGTHS, subset))
+    total(output).backward()
+    assert torch.isfinite(total(output))
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad != 0).any(), name
+
+
+def test_the_dialogue_scope_never_contrasts_two_dialogues() -> None:
+    scoped = make_network("df-erc", "paper", contrastive_scope="dialogue")
+    pooled = make_network("df-erc", "paper")
+    pooled.load_state_dict(scoped.state_dict())
+    batch = make_batch([4, 4])
+    apart = [pooled(take(batch, [d])).losses["contrastive"] for d in (0, 1)]
+    torch.testing.assert_close(scoped(batch).losses["contrastive"], torch.stack(apart).mean())
+    assert (pooled(batch).losses["contrastive"] - scoped(batch).losses["contrastive"]).abs() > 1e-3
