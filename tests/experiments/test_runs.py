@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmerc.corpus import Corpus
+from mmerc.errors import ConfigError, CorpusError, TrainingError
+from mmerc.experiments.runs import Run, plan, task_of, train_in_turn, train_side_by_side
+from mmerc.training import Listener
+from tiny import config, tables, write, written
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write(tmp_path_factory.mktemp("corpus") / "tiny")
+
+
+def test_a_single_run_has_the_folder_itself(corpus: Corpus, tmp_path: Path) -> None:
+    assert plan(corpus, tmp_path, [7], False) == [Run(tmp_path, 7, None)]
+
+
+def test_a_folder_for_each_seed_and_fold(corpus: Corpus, tmp_path: Path) -> None:
+    assert plan(corpus, tmp_path, range(2), False) == [Run(tmp_path / f"seed-{s}", s, None) for s in (0, 1)]
+    assert plan(corpus, tmp_path, [3], True) == [Run(tmp_path / f"fold-{f}", 3, f) for f in (0, 1, 2)]
+    both = plan(corpus, tmp_path, range(2), True)
+    assert both == [Run(tmp_path / f"seed-{s}" / f"fold-{f}", s, f) for s in (0, 1) for f in (0, 1, 2)]
+    assert len({run.folder for run in both}) == 6
+
+
+@pytest.mark.parametrize("folds", [None, 4])
+def test_no_folds_to_validate_on(tmp_path: Path, folds: int | None) -> None:
+    frame, features = tables()
+    corpus = write(tmp_path / "c", frame.assign(fold=folds), features)
+    with pytest.raises(ConfigError, match="has no folds; it has splits"):
+        plan(corpus, tmp_path, [0], True)
+
+
+def test_tasks_follow_splits_and_folds(corpus: Corpus, tmp_path: Path) -> None:
+    plain = task_of(corpus, config(), Run(tmp_path, 5))
+    assert (plain.seed, plain.fold) == (5, None)
+    assert plain.train.tolist() == corpus.split("train").tolist()
+    assert plain.validation.tolist() == corpus.split("validation").tolist()
+    for share in (0.2, 0.5):
+        for number in corpus.folds:
+            task = task_of(corpus, config(validation_share=share), Run(tmp_path, 5, number))
+            parts = corpus.fold(number, share)
+            assert task.fold == number
+            assert task.train.tolist() == parts["train"].tolist()
+            assert task.validation.tolist() == parts["validation"].tolist()
+            assert not np.isin(parts["test"], np.r_[task.train, task.validation]).any()
+    with pytest.raises(CorpusError, match="no fold 9"):
+        task_of(corpus, config(), Run(tmp_path, 5, 9))
+
+
+def test_every_seed_validates_on_the_same_dialogues(corpus: Corpus, tmp_path: Path) -> None:
+    first, second = (task_of(corpus, config(), Run(tmp_path, seed, 1)) for seed in (0, 1))
+    assert first.validation.tolist() == second.validation.tolist()
+
+
+def test_runs_in_turn_are_heard_one_by_one(corpus: Corpus, tmp_path: Path) -> None:
+    heard: list[Run] = []
+
+    def listener(run: Run) -> Listener:
+        heard.append(run)
+        return Listener()
+
+    runs = plan(corpus, tmp_path, range(2), True)
+    ended = [run for run, _ in train_in_turn(corpus, config(epochs=1), runs, False, "cpu", listener)]
+    assert ended == heard == runs
+    assert all((run.folder / "checkpoint.json").exists() for run in runs)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_does_not_stop_the_others(corpus: Corpus, tmp_path: Path) -> None:
+    runs = [Run(tmp_path / "bad", 0, 9), Run(tmp_path / "good", 0)]
+    ended = train_side_by_side(corpus.path, config(epochs=1), runs, 1, False, "cpu")
+    run, progress = next(ended)
+    assert (run, progress.epoch) == (runs[1], 1)
+    with pytest.raises(TrainingError, match=r"these runs failed:\n  .*bad: .* has no fold 9") as caught:
+        next(ended)
+    assert "good" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_side_by_side_is_as_in_turn(corpus: Corpus, tmp_path: Path) -> None:
+    run = config("df-erc", epochs=2)
+    apart, together = (
+        plan(corpus, tmp_path / "a", range(2), True),
+        plan(corpus, tmp_path / "b", range(2), True),
+    )
+    list(train_in_turn(corpus, run, apart, False, "cpu", lambda _: Listener()))
+    ended = dict(train_side_by_side(corpus.path, run, together, 3, False, "cpu"))
+    assert set(ended) == set(together)
+    for one, other in zip(apart, together, strict=True):
+        assert written(one.folder) == written(other.folder)
