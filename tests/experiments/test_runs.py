@@ -1,3 +1,6 @@
+import multiprocessing
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,24 @@ def test_side_by_side_is_as_in_turn(corpus: Corpus, tmp_path: Path) -> None:
     assert set(ended) == set(together)
     for one, other in zip(apart, together, strict=True):
         assert written(one.folder) == written(other.folder)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed(corpus: Corpus, tmp_path: Path) -> None:
+    runs = plan(corpus, tmp_path, range(2), False)
+    before = set(multiprocessing.active_children())
+
+    def kill() -> None:
+        while not (workers := set(multiprocessing.active_children()) - before):
+            time.sleep(0.01)
+        for worker in workers:
+            worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(TrainingError, match=r"seed-\d: its process was killed; use --resume"):
+        list(train_side_by_side(corpus.path, config(epochs=200, patience=200), runs, 2, False, "cpu"))
+    killer.join()
+    assert all(
+        p.epoch == 2 for _, p in train_side_by_side(corpus.path, config(epochs=2), runs, 2, True, "cpu")
+    )

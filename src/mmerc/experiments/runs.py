@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ def train_side_by_side(
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
+            except BrokenProcessPool:  # it takes the runs along that had not begun
+                failed.append(f"{futures[future].folder}: its process was killed; use --resume, fewer --jobs")
             except MmercError as error:
                 failed.append(f"{futures[future].folder}: {error}")
     if failed:
