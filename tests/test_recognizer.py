@@ -11,7 +11,8 @@ from mmerc.conversation import Conversation, Emotion, Prediction, Utterance
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError, ConfigError, ConversationError, FeatureError
 from mmerc.evaluation import evaluate
-from mmerc.features.text import TextEncoder, encode
+from mmerc.features.frozen import encode
+from mmerc.features.text import TextEncoder
 from mmerc.models import MODELS
 from mmerc.recognizer import Recognizer, load
 from mmerc.training import train

@@ -10,7 +10,8 @@ from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.conversation import Conversation, Emotion, Prediction
 from mmerc.errors import ConversationError
-from mmerc.features.text import TextEncoder, encode, encoder_for
+from mmerc.features.frozen import encode, encoder_for
+from mmerc.features.text import TextEncoder
 from mmerc.optimization import choose_device
 
 

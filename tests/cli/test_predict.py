@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmerc.corpus import Corpus
-from mmerc.features.text import TextEncoder, encode
+from mmerc.features.frozen import encode
+from mmerc.features.text import TextEncoder
 from mmerc.recognizer import load
 from mmerc.training import train
 from mmerc.transcripts import read_transcript

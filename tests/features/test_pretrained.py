@@ -10,7 +10,8 @@ import torch
 
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
-from mmerc.features.text import TextEncoder, encode
+from mmerc.features.frozen import encode
+from mmerc.features.text import TextEncoder
 
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
 

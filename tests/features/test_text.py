@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmerc.errors import FeatureError
-from mmerc.features.text import TextEncoder, Tokens, encode, encoder_for, pack_windows
+from mmerc.features.frozen import encode, encoder_for
+from mmerc.features.text import Scope, TextEncoder, Tokens, pack_windows
 
 WORDS = ["the", "train", "is", "late", "again", "oh", "no", "fine", "##ly", "!", "great"]
 DIALOGUES = [
@@ -392,3 +393,43 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("scope", ["dialogue", "utterance", "both"])
+def test_layers_and_scopes_equal_a_plain_loop(tmp_path: Path, scope: Scope) -> None:
+    folder = make_bert(tmp_path / "bert", positions=64)
+    encoder = TextEncoder.load(str(folder), layers=(0, 2), scope=scope)
+    dialogue = ["Oh no!", "", "the train is late", "fine"]
+    found = encode(encoder, [["great"], dialogue]).values[1:]
+
+    def read(utterances: list[list[int]]) -> list[Tensor]:
+        """Read one window, and return the mean of its two layers for each utterance."""
+        flat = [token for ids in utterances for token in ids]
+        with torch.no_grad():
+            ids = torch.tensor([[2, *flat, 3]])  # [CLS] … [SEP]
+            states = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states
+        joined, start, vectors = torch.cat([states[0][0], states[2][0]], dim=-1), 1, []
+        for tokens in utterances:
+            part = joined[start : start + len(tokens)]
+            vectors.append(part.mean(dim=0) if len(tokens) else torch.zeros(32))
+            start += len(tokens)
+        return vectors
+
+    ids = encoder.tokenize(dialogue)
+    together, alone = read(ids), [read([tokens])[0] for tokens in ids]
+    parts = {"dialogue": [together], "utterance": [alone], "both": [together, alone]}[scope]
+    expected = torch.stack([torch.cat(vectors) for vectors in zip(*parts, strict=True)])
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+    packed = encoder(encoder.pack([ids]), len(ids))
+    torch.testing.assert_close(packed.detach(), expected)
+
+
+def test_a_recipe_says_layers_and_scope(tmp_path: Path) -> None:
+    folder = str(make_bert(tmp_path / "bert"))
+    encoder = TextEncoder.load(folder, layers=(1, 2), scope="utterance")
+    assert encoder.recipe["layers"] == [1, 2]
+    assert encoder.recipe["scope"] == "utterance"
+    assert encoder.width == 32
+    assert encoder_for(encoder.recipe).recipe == encoder.recipe
+    with pytest.raises(FeatureError, match="layers are 0 to 2"):
+        TextEncoder.load(folder, layers=(3,))

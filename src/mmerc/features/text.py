@@ -1,26 +1,30 @@
 """Text features: every utterance read inside its dialogue by a pretrained encoder (DF-ERC, eq. 1).
 
 Whole utterances are packed into windows as long as the encoder can read (spec A15), and the vector of an
-utterance is the mean over the last hidden states of its own tokens. The same encoder makes the frozen
+utterance is the mean over the hidden states of its own tokens. The same encoder makes the frozen
 features of a corpus (`encode`) and is trained with a network end to end (`TextEncoder.forward`).
+
+Frozen vectors of a small encoder are better when they take several layers, and read each utterance alone
+as well (docs/log.md); `frozen_encoder` knows what suits an encoder.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from mmerc.corpus import Features
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
 from mmerc.storage import atomic_folder, write_json
 
 _NO_LIMIT = 512  # tokens in a window of an encoder that names no limit of its own
+
+Scope = Literal["dialogue", "utterance", "both"]
 
 
 class Tokens(NamedTuple):
@@ -43,13 +47,22 @@ class TextRecipe(BaseModel):
     revision: str | None = None  # commit, for a name on the hub
     sha256: str  # of the weights
     pooling: Literal["mean"] = "mean"
+    # Hidden states, concatenated (0: the embeddings); None: the last one. JSON knows lists only.
+    layers: Annotated[tuple[int, ...] | None, Field(strict=False)] = None
+    scope: Scope = "dialogue"  # an utterance is read inside its dialogue, alone, or both (concatenated)
     window: int = Field(gt=0)  # tokens, special ones included
     utterance_limit: int = Field(gt=0)  # tokens; longer utterances are clipped
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """Consecutive utterances of one dialogue that are read at once."""
+
     rows: Sequence[int]  # of the utterances in it
     ids: list[list[int]]  # their tokens, none of them empty
+
+    def shifted(self, offset: int) -> "Window":
+        """Return the window with `offset` added to its rows."""
+        return self._replace(rows=[row + offset for row in self.rows])
 
 
 class TextEncoder(nn.Module):
@@ -63,7 +76,10 @@ class TextEncoder(nn.Module):
     def __init__(self, parts: pretrained.Parts, recipe: TextRecipe, gradient_checkpointing: bool) -> None:
         super().__init__()
         self.model: nn.Module = parts.model
-        self.width: int = parts.model.config.hidden_size
+        self.scopes = ("dialogue", "utterance") if recipe.scope == "both" else (recipe.scope,)
+        layers = 1 if recipe.layers is None else len(recipe.layers)
+        self.part: int = layers * parts.model.config.hidden_size
+        self.width: int = len(self.scopes) * self.part
         self._tokenizer, self._config = parts.tokenizer, parts.config
         self._recipe = recipe
         self._prefix, self._suffix = _special_tokens(self._tokenizer, recipe.encoder)
@@ -92,6 +108,8 @@ class TextEncoder(nn.Module):
         utterance_limit: int = 256,
         gradient_checkpointing: bool = False,
         revision: str | None = None,
+        layers: Sequence[int] | None = None,
+        scope: Scope = "dialogue",
     ) -> "TextEncoder":
         """Load a pretrained encoder, in evaluation mode.
 
@@ -102,6 +120,8 @@ class TextEncoder(nn.Module):
             utterance_limit: tokens after which an utterance is clipped.
             gradient_checkpointing: in training, compute activations twice instead of keeping them.
             revision: commit or branch on the hub.
+            layers: hidden states to concatenate, 0 being the embeddings; None: the last one.
+            scope: read an utterance inside its `dialogue` (eq. 1), the `utterance` alone, or `both`.
 
         Raises:
             FeatureError: the encoder is not there, cannot be fetched or read, or the limits do not suit it.
@@ -110,7 +130,12 @@ class TextEncoder(nn.Module):
             raise FeatureError(f"text encoder {name!r}: window and utterance limit must be at least 1 token")
         source = pretrained.find(name, revision)
         parts = pretrained.read(source.folder)
+        deepest = _layer_count(parts.model)
+        if layers is not None and not (layers and all(0 <= layer <= deepest for layer in layers)):
+            raise FeatureError(f"text encoder {name!r}: layers are 0 to {deepest}, not {list(layers)}")
         recipe = TextRecipe(
+            layers=None if layers is None else tuple(layers),
+            scope=scope,
             encoder=source.name,
             revision=source.revision,
             sha256=source.sha256,
@@ -131,7 +156,7 @@ class TextEncoder(nn.Module):
         try:
             recipe = TextRecipe.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise FeatureError(f"text encoder: {path} cannot be read ({_first_line(error)})") from None
+            raise FeatureError(f"text encoder: {path} cannot be read ({first_line(error)})") from None
         return cls(pretrained.blank(folder), recipe, gradient_checkpointing)
 
     def save(self, folder: str | Path) -> None:
@@ -144,7 +169,7 @@ class TextEncoder(nn.Module):
     @property
     def recipe(self) -> dict[str, Any]:
         """What identifies the vectors, JSON-ready."""
-        return self._recipe.model_dump(exclude_none=True)
+        return self._recipe.model_dump(mode="json", exclude_none=True)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of every utterance, clipped, without special tokens; [] for blank text.
@@ -168,43 +193,73 @@ class TextEncoder(nn.Module):
         return ids
 
     def pack(self, dialogues: list[list[list[int]]]) -> Tokens:
-        """Lay the token ids of dialogues × utterances out in windows, none of which spans two dialogues."""
-        return self._collate(list(self._windows(dialogues)))
+        """Lay the token ids of dialogues × utterances out in windows, none of which spans two dialogues.
+
+        With the scope `both`, the rows of the utterances read alone follow those of the dialogues.
+        """
+        count = sum(len(utterances) for utterances in dialogues)
+        windows = []
+        for part, scope in enumerate(self.scopes):
+            windows += [window.shifted(part * count) for window in self.windows(dialogues, scope)]
+        return self.collate(windows)
 
     def forward(self, tokens: Tokens, count: int) -> Tensor:
-        """Return the mean of the last hidden states over the tokens of every utterance.
+        """Return the mean of the hidden states over the tokens of every utterance.
 
         Args:
-            tokens: windows of W × L tokens.
+            tokens: windows of W × L tokens, as `pack` lays them out.
             count: number N of utterances.
 
         Returns:
             (N, width), at least float32; zeros for an utterance without tokens.
         """
+        scopes = len(self.scopes)
+        vectors = self.pooled(tokens, scopes * count)
+        return vectors.view(scopes, count, self.part).transpose(0, 1).reshape(count, self.width)
+
+    def pooled(self, tokens: Tokens, count: int) -> Tensor:
+        """Return the mean over the tokens of each of `count` rows, (count, width of one scope)."""
         if not len(tokens.input_ids):
-            return torch.zeros(count, self.width, device=tokens.input_ids.device)
-        states = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        hidden: Tensor = states.last_hidden_state.flatten(0, 1)  # (W L, width)
+            return torch.zeros(count, self.part, device=tokens.input_ids.device)
+        layers = self._recipe.layers
+        states = self.model(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            output_hidden_states=layers is not None,
+        )
+        hidden: Tensor = states.last_hidden_state
+        if layers is not None:
+            hidden = torch.cat([states.hidden_states[layer] for layer in layers], dim=-1)
+        hidden = hidden.flatten(0, 1)  # (W L, width of one scope)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         # What belongs to no utterance is added up in a row of its own, which is left out below: unlike
         # boolean indexing, this keeps the shapes fixed.
         rows = tokens.rows.where(tokens.rows >= 0, count).flatten()
-        sums = hidden.new_zeros(count + 1, self.width).index_add(0, rows, hidden)
+        sums = hidden.new_zeros(count + 1, self.part).index_add(0, rows, hidden)
         sizes = hidden.new_zeros(count + 1).index_add(0, rows, hidden.new_ones(len(rows)))
         return sums[:count] / sizes[:count, None].clamp(min=1)
 
-    def _windows(self, dialogues: Sequence[Sequence[list[int]]]) -> Iterator[_Window]:
+    def windows(self, dialogues: Sequence[Sequence[list[int]]], scope: str) -> Iterator[Window]:
+        """Yield the windows of dialogues × utterances × tokens; with the scope `utterance`, one for each."""
         first = 0
         for utterances in dialogues:
-            for part in pack_windows([len(ids) for ids in utterances], self._capacity):
+            counts = [len(ids) for ids in utterances]
+            alone = scope == "utterance"
+            parts = (
+                [range(i, i + 1) for i in range(len(counts))]
+                if alone
+                else pack_windows(counts, self._capacity)
+            )
+            for part in parts:
                 spoken = [i for i in part if utterances[i]]
                 if spoken:
-                    yield _Window([first + i for i in spoken], [utterances[i] for i in spoken])
+                    yield Window([first + i for i in spoken], [utterances[i] for i in spoken])
             first += len(utterances)
 
-    def _collate(self, windows: Sequence[_Window]) -> Tokens:
+    def collate(self, windows: Sequence[Window]) -> Tokens:
+        """Add the special tokens and pad to the longest window."""
         padding = self._tokenizer.pad_token_id or 0
-        width = max((self._length(window) for window in windows), default=0)
+        width = max((self.length(window) for window in windows), default=0)
         input_ids = np.full((len(windows), width), padding, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
         rows = np.full_like(input_ids, -1)
@@ -217,7 +272,8 @@ class TextEncoder(nn.Module):
             rows[w, start : start + len(body)] = np.repeat(window.rows, [len(ids) for ids in window.ids])
         return Tokens(*map(torch.from_numpy, (input_ids, attention_mask, rows)))
 
-    def _length(self, window: _Window) -> int:
+    def length(self, window: Window) -> int:
+        """Return how many tokens a window takes, special ones included."""
         return len(self._prefix) + sum(map(len, window.ids)) + len(self._suffix)
 
 
@@ -243,97 +299,6 @@ def pack_windows(counts: Sequence[int], capacity: int) -> list[range]:
     return [*windows, range(start, len(counts))] if counts else []
 
 
-def encode(
-    encoder: TextEncoder,
-    dialogues: Sequence[Sequence[str]],
-    progress: Callable[[int], None] | None = None,
-    batch_tokens: int = 2048,
-) -> Features:
-    """Compute frozen text features, on the encoder's device and without dropout.
-
-    Args:
-        encoder: the encoder; its mode is as before afterwards.
-        dialogues: texts of dialogues × utterances, N utterances in all.
-        progress: called with the number of utterances done so far, at last with N.
-        batch_tokens: tokens that are read at once, padding included; at least one window is.
-
-    Returns:
-        One row per utterance in the order given; `present` is False for texts without tokens.
-
-    Raises:
-        FeatureError: the encoder gives NaN or infinity.
-    """
-    ids = encoder.tokenize([text for utterances in dialogues for text in utterances])
-    texts = iter(ids)
-    windows = list(encoder._windows([[next(texts) for _ in utterances] for utterances in dialogues]))
-    present = np.array([bool(tokens) for tokens in ids], dtype=np.bool_)
-    values = np.zeros((len(ids), encoder.width), dtype=np.float32)
-    device, training = next(encoder.parameters()).device, encoder.training
-    report = progress or (lambda _: None)
-    done = len(ids) - int(present.sum())  # texts without tokens need no work
-    report(done)
-    encoder.eval()
-    try:
-        with torch.inference_mode():
-            for batch in _buckets(windows, encoder._length, batch_tokens):
-                rows = [row for window in batch for row in window.rows]
-                places = iter(range(len(rows)))
-                local = [w._replace(rows=[next(places) for _ in w.rows]) for w in batch]
-                tokens = Tokens(*(x.to(device) for x in encoder._collate(local)))
-                values[rows] = encoder(tokens, len(rows)).cpu().numpy()
-                done += len(rows)
-                report(done)
-    finally:
-        encoder.train(training)
-    if not np.isfinite(values).all():
-        raise FeatureError(f"text encoder {encoder.recipe['encoder']!r} gives NaN or infinity")
-    return Features(values, present, encoder.recipe)
-
-
-def encoder_for(recipe: dict[str, Any], name: str | None = None) -> TextEncoder:
-    """Load the encoder that a stored recipe names.
-
-    Args:
-        recipe: a `TextEncoder.recipe`.
-        name: where that encoder lies here, if it is not where the recipe says.
-
-    Raises:
-        FeatureError: the recipe is none of a text encoder, the encoder cannot be loaded, or what was
-            loaded has another recipe, such as other weights under the same name.
-    """
-    try:
-        wanted = TextRecipe.model_validate(recipe)
-    except ValidationError as error:
-        raise FeatureError(f"no text encoder has the recipe {recipe} ({_first_line(error)})") from None
-    encoder = TextEncoder.load(
-        name or wanted.encoder,
-        window=wanted.window,
-        utterance_limit=wanted.utterance_limit,
-        revision=None if name else wanted.revision,
-    )
-    moved: dict[str, Any] = {"encoder": wanted.encoder, "revision": wanted.revision} if name else {}
-    found = encoder._recipe.model_copy(update=moved)
-    if found != wanted:
-        raise FeatureError(
-            f"text encoder {name or wanted.encoder!r} is not the one that made the features: they follow "
-            f"{wanted.model_dump(exclude_none=True)}, it has {encoder.recipe}"
-        )
-    encoder._recipe = wanted
-    return encoder
-
-
-def _buckets(
-    windows: Sequence[_Window], length: Callable[[_Window], int], budget: int
-) -> Iterator[list[_Window]]:
-    """Yield windows of like length together, longest first, so many that the padded batch fits the budget."""
-    order = sorted(windows, key=length, reverse=True)
-    start = 0
-    while start < len(order):
-        size = max(1, budget // length(order[start]))
-        yield order[start : start + size]
-        start += size
-
-
 def _special_tokens(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
     """Return what the tokenizer puts before and after a text; not every tokenizer can be asked directly."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
@@ -342,6 +307,10 @@ def _special_tokens(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
         if bare and whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     raise FeatureError(f"text encoder {name!r}: its tokenizer does not put special tokens around a text")
+
+
+def _layer_count(model: Any) -> int:
+    return int(getattr(model.config, "num_hidden_layers", None) or model.config.num_layers)
 
 
 def _longest_window(parts: pretrained.Parts) -> int:
@@ -367,7 +336,8 @@ def _well_formed(text: str) -> str:
     return text.strip().encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what is wrong in one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
