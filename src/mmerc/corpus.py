@@ -9,7 +9,7 @@ features/<modality>.safetensors  values (N, d) float32, present (N,) bool
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from mmerc.conversation import Conversation, Utterance
 from mmerc.errors import CorpusError
 from mmerc.storage import atomic_folder, atomic_path, write_text
 
-FORMAT = 1
+FORMAT: Final = 1
 SPLITS = ("train", "validation", "test")
 MISSING = -1  # class index of an utterance that nobody labelled
 
@@ -151,7 +151,7 @@ class Corpus:
                 f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; "
                 f"labels are {', '.join(self.labels)}"
             )
-        return column.map(index).fillna(MISSING).to_numpy(dtype=np.int64, copy=True)
+        return np.array(column.map(index).fillna(MISSING), dtype=np.int64)
 
     @cached_property
     def folds(self) -> tuple[int, ...]:
@@ -219,7 +219,8 @@ class Corpus:
         test = (first == number).fillna(False).to_numpy(dtype=bool)
         rest = np.flatnonzero(~test & first.notna().to_numpy())
         count = max(1, round(validation_share * len(rest)))
-        drawn = set(draw_validation([self.dialogue_ids[d] for d in rest], count))
+        phase = (self.folds.index(number) + 0.5) / len(self.folds)
+        drawn = set(draw_validation([self.dialogue_ids[d] for d in rest], count, phase))
         chosen = np.array([self.dialogue_ids[d] in drawn for d in rest], dtype=bool)
         return {"train": rest[~chosen], "validation": rest[chosen], "test": np.flatnonzero(test)}
 
@@ -330,14 +331,16 @@ def slice_rows(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64])
     return np.repeat(shift, lengths) + np.arange(lengths.sum())
 
 
-def draw_validation(dialogue_ids: Sequence[str], count: int) -> list[str]:
-    """Draw `count` ids by a fixed rule: evenly spaced over the sorted ids, from the middle of each stretch.
+def draw_validation(dialogue_ids: Sequence[str], count: int, phase: float = 0.5) -> list[str]:
+    """Draw `count` ids by a fixed rule: one from each of `count` equal stretches of the sorted ids.
 
-    The rule depends on the ids alone, so every seed and every model validates on the same dialogues.
-    For the 120 training dialogues of IEMOCAP and `count` 12 these are the positions 5, 15, …, 115.
+    `phase` in [0, 1) says where in the stretch: its middle, unless the folds of a cross-validation are to
+    validate on different dialogues. The rule depends on the ids alone, so every seed and every model
+    validates on the same dialogues. For the 120 training dialogues of IEMOCAP and `count` 12 these are the
+    positions 5, 15, …, 115.
     """
     ordered = sorted(dialogue_ids)
-    return [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
+    return [ordered[int((i + phase) * len(ordered) / count)] for i in range(count)]
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,11 +1,14 @@
 """`mmerc demo`: the whole road on the embedded corpus, in a few minutes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from mmerc.evaluation import Evaluation
 
 console = Console(highlight=False)
 MODELS = ("text-only", "late-fusion", "df-erc")
@@ -24,7 +27,7 @@ def demo(
     from mmerc.cli.train import train_runs
     from mmerc.corpora.scripted import generate
     from mmerc.corpus import Corpus
-    from mmerc.evaluation import Evaluation, evaluate
+    from mmerc.evaluation import evaluate
     from mmerc.experiments.runs import plan
     from mmerc.models import resolve
     from mmerc.recognizer import load
@@ -40,7 +43,7 @@ def demo(
         console.print("[bold]2.[/] reading their texts with the embedded encoder")
         encode_text(folder)
     corpus = Corpus.open(folder)
-    found: dict[str, list[Evaluation]] = {}
+    found: "dict[str, list[Evaluation]]" = {}
     for number, model in enumerate(MODELS):
         console.print(
             f"[bold]{3 + number}.[/] training {model}, {seeds} seeds; the epoch is chosen on validation"
