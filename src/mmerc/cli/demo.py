@@ -43,7 +43,7 @@ def demo(
         console.print("[bold]2.[/] reading their texts with the embedded encoder")
         encode_text(folder)
     corpus = Corpus.open(folder)
-    found: "dict[str, list[Evaluation]]" = {}
+    found: dict[str, list[Evaluation]] = {}
     for number, model in enumerate(MODELS):
         console.print(
             f"[bold]{3 + number}.[/] training {model}, {seeds} seeds; the epoch is chosen on validation"
@@ -58,7 +58,7 @@ def demo(
     console.print(render(load(best, "cpu").predict(corpus.conversation(int(longest)))))
     console.print(
         f"next: mmerc predict {best} examples/chat.txt\n"
-        f"      mmerc evaluate {out / 'df-erc'} --corpus {folder}     (every class, confusion matrix, calibration)"
+        f"      mmerc evaluate {out / 'df-erc'} --corpus {folder}  (each class, confusion, calibration)"
     )
 
 
