@@ -151,29 +151,48 @@ class Examples:
 
 
 def length_buckets(
-    lengths: npt.NDArray[np.int64], batch_size: int, generator: np.random.Generator | None = None
+    lengths: npt.NDArray[np.int64],
+    batch_size: int,
+    generator: np.random.Generator | None = None,
+    utterances: int | None = None,
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield positions into `lengths`, `batch_size` dialogues at a time, dialogues of like length together.
+    """Yield positions into `lengths`, batch by batch, dialogues of like length together.
 
     With a `generator`, dialogues are shuffled, sorted within pools of 16 batches, and the batches shuffled
-    again: little padding inside the recurrent layers, and still another order every epoch. Without, the
-    order is that of the lengths.
+    again: little padding inside layers that pad, and still another order every epoch. Without, the order is
+    that of the lengths.
+
+    Args:
+        lengths: (D,) utterances of each dialogue
+        batch_size: dialogues in a batch
+        generator: source of the order
+        utterances: if given, a batch holds about so many utterances instead, whatever its dialogues' lengths
     """
-    count = len(lengths)
     if generator is None:
-        order = np.argsort(lengths, kind="stable")
-        starts = range(0, count, batch_size)
-        yield from (order[start : start + batch_size] for start in starts)
+        yield from _batches(np.argsort(lengths, kind="stable"), lengths, batch_size, utterances)
         return
-    order = generator.permutation(count)
+    order = generator.permutation(len(lengths))
+    if utterances is not None:
+        batch_size = max(1, round(utterances / float(lengths.mean())))
     pool = 16 * batch_size
     batches = []
-    for start in range(0, count, pool):
+    for start in range(0, len(order), pool):
         part = order[start : start + pool]
         part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches += _batches(part, lengths, batch_size, utterances)
     for index in generator.permutation(len(batches)):
         yield batches[index]
+
+
+def _batches(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int, utterances: int | None
+) -> list[npt.NDArray[np.int64]]:
+    """Cut dialogues, in the given order, into batches of so many dialogues or about so many utterances."""
+    if utterances is None:
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    before = np.cumsum(lengths[order]) - lengths[order]
+    number = before // utterances
+    return np.split(order, np.flatnonzero(np.diff(number)) + 1)
 
 
 def drop_modalities(batch: Batch, chance: float, generator: np.random.Generator) -> Batch:

@@ -121,6 +121,7 @@ class TrainingConfig:
     epochs: int = 40
     patience: int = 10  # epochs without a better validation score before the run stops
     batch_size: int = 8  # dialogues
+    batch_utterances: int | None = None  # about so many utterances instead, whatever the dialogues' lengths
     learning_rate: float = 1e-3
     encoder_learning_rate: float = 1e-5  # of the text encoder, when it is trained along
     weight_decay: float = 0.01

@@ -8,7 +8,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class Trainer:
         self.encoder = encoder
         self.optimizer = make_optimizer(self.pipeline, self.config, device)
         self.lengths = np.diff(self.examples.offsets)
-        steps = -(-len(task.train) // self.config.batch_size) * self.config.epochs
+        steps = sum(1 for _ in self._batches(np.random.default_rng(0))) * self.config.epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, learning_rate_factor(self.config, steps)
         )
@@ -178,7 +178,7 @@ class Trainer:
         self.pipeline.network.start_epoch()
         sums: dict[str, Tensor] = {}
         done = steps = 0
-        for positions in length_buckets(self.lengths[self.task.train], self.config.batch_size, generator):
+        for positions in self._batches(generator):
             batch = self.examples.batch(self.task.train[positions])
             if self.config.modality_dropout:
                 batch = drop_modalities(batch, self.config.modality_dropout, generator)
@@ -195,6 +195,10 @@ class Trainer:
             bad = ", ".join(name for name, value in means.items() if not np.isfinite(value))
             raise TrainingError(f"epoch {epoch}: {bad} is not finite; try a lower training.learning_rate")
         return means
+
+    def _batches(self, generator: np.random.Generator) -> Iterator[Dialogues]:
+        c = self.config
+        return length_buckets(self.lengths[self.task.train], c.batch_size, generator, c.batch_utterances)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast():

@@ -76,6 +76,25 @@ def agreement(vectors: Tensor, present: Tensor) -> Tensor:
     return pair_sum / (k * (k - 1) / 2).clamp(min=1.0)
 
 
+def emotion_agreement(probabilities: Tensor, present: Tensor) -> Tensor:
+    """Return ψ (N,): the cosine between the emotion distributions of the two modalities that agree least.
+
+    In [0, 1]. A contradiction is one modality against the others: its mark is the worst pair, which a mean
+    over the pairs (eq. 20) dilutes. 0 where fewer than two modalities are present.
+
+    Args:
+        probabilities: (M, N, K) each modality's own distribution over emotions
+        present: (M, N) bool
+    """
+    unit = F.normalize(probabilities.float(), dim=-1)
+    cosines = torch.einsum("ank,bnk->nab", unit, unit)
+    both = present.T[:, :, None] & present.T[:, None, :]
+    # A modality with itself counts as 1, and so does a pair that is not there: neither can be the least.
+    compared = both & ~torch.eye(len(present), dtype=torch.bool, device=present.device)
+    least = cosines.masked_fill(~compared, 1.0).amin(dim=(1, 2))
+    return least * compared.any(dim=(1, 2))
+
+
 def masked_share(values: Tensor, mask: Tensor) -> Tensor:
     """Return the share of positive `values` (L,) among those in `mask` (L,), a scalar."""
     return masked_mean((values > 0).float(), mask)

@@ -18,7 +18,14 @@ from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
 from mmerc.layers.per_modality import PerModalityLinear, PerModalityMLP
-from mmerc.layers.prototypes import RunningPrototypes, agreement, class_sums, hinge_distance, masked_share
+from mmerc.layers.prototypes import (
+    RunningPrototypes,
+    agreement,
+    class_sums,
+    emotion_agreement,
+    hinge_distance,
+    masked_share,
+)
 from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
 from mmerc.models.base import InputProjection, Network, Output
 
@@ -54,10 +61,13 @@ class Config:
     unweighted_share: bool = False  # A9: h^f = [0.9 Σ ω m ; Σ m]
     detach_target: bool = True  # A10
     prototypes: Literal["running", "batch", "learned"] = (
-        "running"  # A12, A13; `batch`, `learned` carry gradient
+        "running"  # A12, A13; all but the first carry gradient
     )
     prototype_temperature: float = 0.1  # of the class distribution over cosines, for `learned`
     agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20 on x^m, or on its class distribution
+    input_dropout: float = 0.0  # on the raw features
+    head_dropout: float | None = None  # of teacher and student; None: as `dropout`
+    output_dropout: float = 0.0  # on the context vectors
     active_hinge_mean: bool = False  # A19: average over the active terms only
     clamp_agreement: bool = False  # A16
     agreement_gradient: bool = False  # A17
@@ -124,10 +134,9 @@ class ContributionFusion(nn.Module):
         self.config = config
         self.width = width * (1 + config.unweighted_share)
         if config.fusion == "contribution":
-            self.teacher = nn.Sequential(
-                nn.Dropout(config.dropout), PerModalityLinear(modalities, width, num_classes)
-            )
-            self.student = nn.Sequential(nn.Dropout(config.dropout), PerModalityLinear(modalities, width, 1))
+            rate = config.dropout if config.head_dropout is None else config.head_dropout
+            self.teacher = nn.Sequential(nn.Dropout(rate), PerModalityLinear(modalities, width, num_classes))
+            self.student = nn.Sequential(nn.Dropout(rate), PerModalityLinear(modalities, width, 1))
         elif config.fusion == "attention":
             self.attention = AdditiveAttention(width, config.hidden)
 
@@ -181,6 +190,7 @@ class ContextRefusion(nn.Module):
         self.config = config
         c = config
         self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.context_dropout)
+        self.output_dropout = nn.Dropout(c.output_dropout)
         self.width = fused_width + 2 * c.context_hidden
         if c.refusion == "agreement":
             self.relation = PerModalityMLP(modalities, width, c.relation_width, c.dropout)
@@ -200,7 +210,7 @@ class ContextRefusion(nn.Module):
             fused: (N, fused_width) h^f
             batch: for its lengths and its `present` mask
         """
-        context = self.context(fused, batch.lengths)  # eq. 21
+        context = self.output_dropout(self.context(fused, batch.lengths))  # eq. 21
         if self.config.context_output == "neighbours":
             context = neighbour_sum(context, batch.lengths)
         x = None
@@ -215,8 +225,10 @@ class ContextRefusion(nn.Module):
         return torch.cat([fused, weight[:, None] * context], dim=-1), weight, x  # eq. 22
 
     def _agreement(self, x: Tensor, present: Tensor) -> Tensor:
-        compared = self.emotion_logits(x).softmax(dim=-1) if self.config.agreement_on == "emotions" else x
-        psi = agreement(compared, present)  # eq. 20
+        if self.config.agreement_on == "emotions":
+            psi = emotion_agreement(self.emotion_logits(x).softmax(dim=-1), present)
+        else:
+            psi = agreement(x, present)  # eq. 20
         if self.config.clamp_agreement:
             psi = psi.clamp(0.0, 1.0)
         return psi if self.config.agreement_gradient else psi.detach()
@@ -263,7 +275,7 @@ class DFERC(Network):
         self.config = config
         count = len(widths)
         self.gated = config.refusion == "agreement" and count > 1
-        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
         self.ddm = Disentanglement(config, count)
         self.cfm = ContributionFusion(config, count, self.ddm.width, num_classes)
         self.crm = ContextRefusion(config, count, self.ddm.width, self.cfm.width, num_classes)
