@@ -253,3 +253,13 @@ def test_moving_a_batch_leaves_the_lengths_on_the_cpu() -> None:
     bare = batch._replace(labels=None, tokens=None).to(torch.device("cpu"))
     assert bare.labels is None
     assert bare.tokens is None
+
+
+def test_batches_by_utterances_hold_about_so_many() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 200)
+    for generator in (None, np.random.default_rng(1)):
+        batches = list(length_buckets(lengths, 8, generator, utterances=100))
+        assert sorted(np.concatenate(batches).tolist()) == list(range(200))
+        sizes = [int(lengths[batch].sum()) for batch in batches]
+        assert all(len(batch) == 1 or size < 100 + 60 for batch, size in zip(batches, sizes, strict=True))
+        assert 60 < np.mean(sizes) < 140

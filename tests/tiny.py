@@ -81,9 +81,11 @@ def write(
 def config(
     model: str = "text-only", *, text_encoder: dict[str, Any] | None = None, **training: Any
 ) -> RunConfig:
-    """A config of a small network; keywords are those of `TrainingConfig`."""
+    """A config of a small network with plain training; keywords are those of `TrainingConfig`."""
     training = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.02, **training}
-    return resolve(model, {"network": SMALL[model], "training": training, "text_encoder": text_encoder})
+    preset = "paper" if model == "df-erc" else "plain"
+    layer = {"preset": preset, "network": SMALL[model], "training": training, "text_encoder": text_encoder}
+    return resolve(model, layer)
 
 
 def task(corpus: Corpus, run: RunConfig | None = None, seed: int = 0) -> Task:

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmerc.layers.prototypes import RunningPrototypes, agreement, class_sums, hinge_distance, masked_share
+from mmerc.layers.prototypes import (
+    RunningPrototypes,
+    agreement,
+    class_sums,
+    emotion_agreement,
+    hinge_distance,
+    masked_share,
+)
 
 CLASSES, WIDTH = 4, 3
 
@@ -162,3 +169,29 @@ def test_masked_share() -> None:
     mask = torch.tensor([True, True, True, False])
     assert masked_share(torch.tensor([1.0, 0.0, 2.0, 3.0]), mask).item() == pytest.approx(2 / 3)
     assert masked_share(torch.ones(4), torch.zeros(4, dtype=torch.bool)).item() == 0
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3, 4])
+def test_emotion_agreement_is_the_worst_pair(modalities: int) -> None:
+    generator = torch.Generator().manual_seed(modalities)
+    p = torch.rand(modalities, 20, 5, generator=generator).softmax(dim=-1)
+    present = torch.rand(modalities, 20, generator=generator) > 0.3
+    found = emotion_agreement(p, present)
+    for n in range(20):
+        cosines = [
+            torch.dot(p[a, n], p[b, n]) / (p[a, n].norm() * p[b, n].norm())
+            for a in range(modalities)
+            for b in range(a)
+            if present[a, n] and present[b, n]
+        ]
+        expected = min(cosines) if cosines else torch.tensor(0.0)
+        torch.testing.assert_close(found[n], expected)
+
+
+def test_one_odd_modality_among_three_lowers_the_agreement() -> None:
+    sure, odd = torch.tensor([0.98, 0.01, 0.01]), torch.tensor([0.01, 0.98, 0.01])
+    present = torch.ones(3, 2, dtype=torch.bool)
+    p = torch.stack([torch.stack([sure, sure]), torch.stack([sure, sure]), torch.stack([sure, odd])])
+    agreeing, contradictory = emotion_agreement(p, present)
+    assert agreeing > 0.99
+    assert contradictory < 0.05

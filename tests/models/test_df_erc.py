@@ -30,8 +30,6 @@ def without_effect(config: Config, modalities: int) -> tuple[str, ...]:
         names.append("crm.context")  # multiplied by 0
     if config.fusion == "attention" and modalities == 1:
         names.append("cfm.attention")  # the softmax over one source is 1
-    if config.branch_merge == "sum" and config.alpha_contrastive == 0:
-        names += ["ddm.modality", "ddm.utterance"]  # α1 scales the features too
     return tuple(names)
 
 

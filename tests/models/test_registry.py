@@ -38,10 +38,10 @@ def test_a_preset_is_what_it_says(preset: str) -> None:
         assert getattr(run.training, key) == value
 
 
-def test_the_paper_is_the_default() -> None:
-    assert resolve("df-erc") == resolve("df-erc", {"preset": "paper"})
+def test_refined_is_the_default() -> None:
+    for model in MODELS:
+        assert resolve(model) == resolve(model, {"preset": "refined"})
     assert resolve("df-erc", {"preset": None}).preset is None
-    assert resolve("text-only").preset is None
 
 
 def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
@@ -76,7 +76,7 @@ def test_a_text_encoder_may_be_named_in_short() -> None:
         ("bert", {}, ["'bert'", "df-erc, late-fusion, text-only"]),
         ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official'", "paper"]),
         ("df-erc", {"preset": ["paper"]}, ["['paper']"]),
-        ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "none"]),
+        ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "refined, plain"]),
         ("df-erc", {"model": "text-only"}, ["'text-only'", "not for 'df-erc'"]),
         ("df-erc", {"trainig": {}}, ["'trainig'", "did you mean 'training'"]),
         ("df-erc", {"zzz": 1}, ["'zzz'", "keys are: model, preset"]),
@@ -141,7 +141,7 @@ def test_a_pipeline_is_built_as_configured() -> None:
     weights = torch.tensor([1.0, 2.0])
     pipeline = build_pipeline(resolve("df-erc", layer), WIDTHS, 2, class_weights=weights)
     assert pipeline.standardizer is not None
-    assert pipeline.standardizer.clip == 5.0
+    assert pipeline.standardizer.clip == 4.0
     assert torch.equal(pipeline.network.class_weights, weights)
     raw = build_pipeline(resolve("df-erc", layer, {"training": {"standardize": False}}), WIDTHS, 2)
     assert raw.standardizer is None

@@ -29,8 +29,8 @@ class Entry(NamedTuple):
 
 MODELS: dict[str, Entry] = {
     "df-erc": Entry(df_erc.Config, df_erc.DFERC, df_erc.PRESETS),
-    "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, {}),
-    "text-only": Entry(text_only.Config, text_only.TextOnly, {}),
+    "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, late_fusion.PRESETS),
+    "text-only": Entry(text_only.Config, text_only.TextOnly, text_only.PRESETS),
 }
 
 

@@ -1,12 +1,27 @@
 """What every network of the zoo takes and returns."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmerc.batch import Batch
+
+# Training settings that hold up on small and large corpora, with short and long dialogues: the `refined`
+# preset of every model, so that a comparison of models is not one of optimizers.
+STEADY_TRAINING: dict[str, Any] = {
+    "epochs": 40,
+    "patience": 10,
+    "batch_utterances": 320,
+    "learning_rate": 1e-3,
+    "encoder_learning_rate": 5e-5,
+    "weight_decay": 0.05,
+    "decay_biases": False,
+    "warmup_steps": 20,
+    "ema_decay": 0.98,
+    "feature_clip": 4.0,
+}
 
 
 class Output(NamedTuple):

@@ -6,7 +6,7 @@ K emotions, d = `hidden`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmerc.batch import Batch, labelled
+from mmerc.errors import ConfigError
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
@@ -27,7 +28,7 @@ from mmerc.layers.prototypes import (
     masked_share,
 )
 from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
-from mmerc.models.base import InputProjection, Network, Output
+from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
 
 
 @dataclass(frozen=True)
@@ -38,41 +39,52 @@ class Config:
     relation_width: int = 500  # width of x^m, the vectors compared by the CRM (eq. 17)
     context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
     context_layers: int = 1
-    context_dropout: float = 0.0  # between BiLSTM layers
-    dropout: float = 0.2
     alpha_contrastive: float = 0.3  # α1
     alpha_contribution: float = 0.8  # α2
     alpha_similarity: float = 0.3  # α3
     tau_modality: float = 0.5
     tau_utterance: float = 0.3
     beta: float = 0.1  # slack of the hinge (eq. 19)
+    # Dropout: of the projected features and before every other linear map; and where it differs from that.
+    dropout: float = 0.2
+    input_dropout: float = 0.0  # on the raw features
+    head_dropout: float | None = None  # of teacher and student; None: as `dropout`
+    layer_dropout: float = 0.0  # between BiLSTM layers
+    output_dropout: float = 0.0  # on the context vectors
     # Ablations (Table 2, A25).
     modality_branch: bool = True  # modality-level disentanglement: its features and its loss
     utterance_branch: bool = True  # utterance-level disentanglement
     fusion: Literal["contribution", "uniform", "attention"] = "contribution"
     refusion: Literal["agreement", "full", "zero", "attention"] = "agreement"
-    # Readings of the paper (A5 to A20).
+    # Readings of the paper (A4 to A20).
     contrastive_scope: Literal["batch", "dialogue"] = "batch"  # A6
     contrastive_times_tau: bool = False  # A7
-    branch_merge: Literal["concat", "sum"] = "concat"  # A4; `sum` scales by α1
+    branch_merge: Literal["concat", "sum"] = "concat"  # A4
+    branch_scale: float = 1.0  # A4: factor on the sum of the branches
     stacked_utterance_branch: bool = False  # A5
     teacher_gelu: bool = False  # A8
     normalise_contributions: bool = False  # A9
     unweighted_share: bool = False  # A9: h^f = [0.9 Σ ω m ; Σ m]
     detach_target: bool = True  # A10
-    prototypes: Literal["running", "batch", "learned"] = (
-        "running"  # A12, A13; all but the first carry gradient
-    )
+    prototypes: Literal["running", "batch", "learned"] = "running"  # A12, A13: only `running` has no gradient
     prototype_temperature: float = 0.1  # of the class distribution over cosines, for `learned`
-    agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20 on x^m, or on its class distribution
-    input_dropout: float = 0.0  # on the raw features
-    head_dropout: float | None = None  # of teacher and student; None: as `dropout`
-    output_dropout: float = 0.0  # on the context vectors
     active_hinge_mean: bool = False  # A19: average over the active terms only
+    agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20, or the emotions that x^m speaks for
     clamp_agreement: bool = False  # A16
     agreement_gradient: bool = False  # A17
     context_output: Literal["own", "neighbours"] = "own"  # A20
     context_scale: float = 1.0  # factor on 1 − ψ
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("dropout") and value is not None and not 0 <= value < 1:
+                raise ConfigError(f"network.{field.name} must lie in [0, 1), not {value}")
+            positive = ("hidden", "width", "layers", "temperature")
+            if (field.name.startswith("tau_") or field.name.endswith(positive)) and not value > 0:
+                raise ConfigError(f"network.{field.name} must be above 0, not {value}")
+        if self.agreement_on == "emotions" and self.prototypes != "learned":
+            raise ConfigError("network.agreement_on = emotions needs network.prototypes = learned")
 
 
 class Disentanglement(nn.Module):
@@ -100,7 +112,7 @@ class Disentanglement(nn.Module):
             stacked = self.config.stacked_utterance_branch
             branches["utterance"] = self.utterance(branches.get("modality", x) if stacked else x)  # eq. 4
         if self.config.branch_merge == "sum" and branches:
-            merged = self.config.alpha_contrastive * torch.stack([*branches.values()]).sum(dim=0)
+            merged = self.config.branch_scale * torch.stack([*branches.values()]).sum(dim=0)
             return torch.cat([x, merged], dim=-1), branches
         return torch.cat([x, *branches.values()], dim=-1), branches  # eqs. 6 to 8
 
@@ -189,7 +201,7 @@ class ContextRefusion(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.context_dropout)
+        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.layer_dropout)
         self.output_dropout = nn.Dropout(c.output_dropout)
         self.width = fused_width + 2 * c.context_hidden
         if c.refusion == "agreement":
@@ -314,8 +326,25 @@ class DFERC(Network):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # What works (docs/log.md): narrow and well regularised, prototypes that tell emotions apart, and a gate
+    # on the agreement about emotions that is trained with the rest.
+    "refined": {
+        "network": {
+            "hidden": 128,
+            "relation_width": 128,
+            "context_hidden": 128,
+            "dropout": 0.4,
+            "input_dropout": 0.4,
+            "head_dropout": 0.5,
+            "output_dropout": 0.3,
+            "prototypes": "learned",
+            "agreement_on": "emotions",
+            "agreement_gradient": True,
+        },
+        "training": STEADY_TRAINING,
+    },
     "paper": {},
-    # What the official code does (commit 8a92a9d); see docs/df-erc.md for what it does besides.
+    # What the official code does (commit 8a92a9d), as far as docs/df-erc.md says.
     "official": {
         "network": {
             "alpha_contrastive": 0.4,
@@ -325,6 +354,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "tau_utterance": 1.0,
             "contrastive_times_tau": True,
             "branch_merge": "sum",
+            "branch_scale": 0.4,
             "stacked_utterance_branch": True,
             "teacher_gelu": True,
             "normalise_contributions": True,
@@ -334,7 +364,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "active_hinge_mean": True,
             "context_hidden": 600,
             "context_layers": 2,
-            "context_dropout": 0.3,
+            "layer_dropout": 0.3,
             "context_output": "neighbours",
             "context_scale": 0.8,
         },

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mmerc.batch import Batch, labelled
 from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
-from mmerc.models.base import InputProjection, Network, Output
+from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Config:
     hidden: int = 300  # width of the projected features
     context_hidden: int = 300  # LSTM units per direction, in each modality
     dropout: float = 0.2
+    input_dropout: float = 0.0  # on the raw features
 
 
 class LateFusion(Network):
@@ -28,7 +30,7 @@ class LateFusion(Network):
         self, config: Config, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
     ) -> None:
         super().__init__(widths, num_classes, class_weights)
-        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
         self.contexts = nn.ModuleList(FlatLSTM(config.hidden, config.context_hidden) for _ in widths)
         self.classifiers = nn.ModuleList(
             nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes))
@@ -46,3 +48,12 @@ class LateFusion(Network):
         if batch.labels is not None:
             losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
         return Output(logits, losses, contributions=share.T)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "refined": {
+        "network": {"hidden": 128, "context_hidden": 128, "dropout": 0.4, "input_dropout": 0.4},
+        "training": STEADY_TRAINING,
+    },
+    "plain": {},
+}

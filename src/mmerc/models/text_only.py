@@ -5,6 +5,7 @@ The context model of bc-LSTM (Poria et al., ACL 2017, https://aclanthology.org/P
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from mmerc.batch import Batch, labelled
 from mmerc.errors import ConfigError
 from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
-from mmerc.models.base import InputProjection, Network, Output
+from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Config:
     hidden: int = 300  # width of the projected text
     context_hidden: int = 300  # LSTM units per direction
     dropout: float = 0.2
+    input_dropout: float = 0.0  # on the raw features
 
 
 class TextOnly(Network):
@@ -35,7 +37,7 @@ class TextOnly(Network):
         if list(widths) != ["text"]:
             raise ConfigError(f"text-only reads the modality 'text' alone, not {', '.join(widths) or 'none'}")
         super().__init__(widths, num_classes, class_weights)
-        self.projection = InputProjection(widths, config.hidden, config.dropout)
+        self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
         self.context = FlatLSTM(config.hidden, config.context_hidden)
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes)
@@ -48,3 +50,12 @@ class TextOnly(Network):
         if batch.labels is not None:
             losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
         return Output(logits, losses)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "refined": {
+        "network": {"hidden": 128, "context_hidden": 128, "dropout": 0.4, "input_dropout": 0.4},
+        "training": STEADY_TRAINING,
+    },
+    "plain": {},
+}
