@@ -20,7 +20,9 @@ TRAINING = {"epochs": 2, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.
 VALUES = {f"network.{k}": v for k, v in SMALL["late-fusion"].items()} | {
     f"training.{k}": v for k, v in TRAINING.items()
 }
-SETTINGS = [part for key, value in VALUES.items() for part in ("--set", f"{key}={value}")]
+SETTINGS = ["--preset", "plain"] + [
+    part for key, value in VALUES.items() for part in ("--set", f"{key}={value}")
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_the_whole_road_as_a_user_goes_it(corpus: Corpus, tmp_path: Path) -> Non
 def test_train_then_evaluate(mmerc: Command, training: Command, corpus: Corpus, tmp_path: Path) -> None:
     code, out, err = training("--seed", 3)
     assert code == 0, err
-    assert "late-fusion on tiny: audio, text; 1 run(s)" in out
+    assert "late-fusion (plain) on tiny: audio, text; 1 run(s)" in out
     run = config("late-fusion", epochs=2)
     train(task(corpus, run, seed=3), tmp_path / "function")
     assert written(tmp_path / "run") == written(tmp_path / "function")

@@ -1,0 +1,288 @@
+"""`mmerc corpus`: bring conversations and their features into a corpus folder, look at it, check it."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mmerc.errors import CorpusError
+
+if TYPE_CHECKING:  # the commands import what they need, so that `mmerc --help` stays fast
+    from mmerc.corpus import Corpus
+
+app = typer.Typer(help="Import, look at and check a corpus.", no_args_is_help=True)
+imports = typer.Typer(help="Import a corpus from one of several sources.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")]
+
+
+@imports.command("meld")
+def import_meld(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with train|dev|test_sent_emo.csv.")
+    ],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """Import the transcripts of MELD as its authors publish them."""
+    from mmerc.corpora import meld
+
+    _require_free(out, force, source)
+    _tell(meld.import_meld(source, out))
+
+
+@imports.command("table")
+def import_table(
+    utterances: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV, TSV or JSON lines, one record per utterance.")
+    ],
+    out: Out,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=FILE",
+            help="A .npy, .npz, .safetensors or .parquet file with one row per utterance. Repeatable.",
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=COLUMN",
+            help="Which column holds a field: dialogue_id, utterance_index, speaker, text, start_ms, end_ms, "
+            "label, split, fold, media. By default the one of the same name. Repeatable.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C", help="Label names in class order; by default those that occur, sorted."
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY=ARRAY", help="Which array of a file to take. Repeatable."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the corpus; by default that of the folder.")
+    ] = None,
+    validation: Annotated[
+        int, typer.Option(min=0, help="Turn so many training dialogues into the validation split.")
+    ] = 0,
+    force: Force = False,
+) -> None:
+    """Import any corpus: a table of utterances, and feature vectors that are ready."""
+    from mmerc.corpora import table
+
+    files = {modality: Path(file) for modality, file in _pairs(features, "--features").items()}
+    _require_free(out, force, utterances, *files.values())
+    corpus = table.import_table(
+        utterances,
+        files,
+        out,
+        columns=_pairs(column, "--column"),
+        labels=None if labels is None else [label.strip() for label in labels.split(",")],
+        name=name,
+        validation=validation,
+        keys=_pairs(key, "--key"),
+    )
+    _tell(corpus)
+
+
+@imports.command("pickle")
+def import_pickle(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE [FILE]", help="A feature pickle, or two of one corpus to be joined."),
+    ],
+    out: Out,
+    text: Annotated[
+        str, typer.Option(help="Which text features become the modality `text`: `text_1` to `text_4`.")
+    ] = "text_1",
+    meld_csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Compare the sentences with MELD's `*_sent_emo.csv` in this folder."
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Import feature pickles of MMGCN, MM-DFN, SDT, CFN-ESA, COSMIC; nothing in them is run."""
+    from mmerc.corpora import peer_pickles
+
+    _require_free(out, force, *sources)
+    _tell(peer_pickles.import_pickle(sources, out, text=text, meld_csv=meld_csv))
+
+
+@imports.command("scripted")
+def import_scripted(
+    out: Out,
+    seed: Annotated[int, typer.Option(help="What the corpus is drawn from.")] = 0,
+    dialogues: Annotated[int, typer.Option(help="Number of dialogues.")] = 240,
+    force: Force = False,
+) -> None:
+    """Generate the embedded corpus, whose every mechanism is known."""
+    from mmerc.corpora import scripted
+
+    _require_free(out, force)
+    _tell(scripted.generate(out, seed=seed, dialogues=dialogues))
+
+
+@app.command()
+def show(
+    folder: Folder,
+    dialogue: Annotated[str | None, typer.Option(metavar="ID", help="Print this conversation.")] = None,
+) -> None:
+    """Show what a corpus holds, or one of its conversations."""
+    from mmerc.cli import corpus_tables
+    from mmerc.corpora.records import nearest
+    from mmerc.corpus import Corpus
+
+    corpus = Corpus.open(folder)
+    console = corpus_tables.console()
+    if dialogue is None:
+        corpus_tables.print_corpus(console, corpus)
+        return
+    if dialogue not in corpus.dialogue_ids:
+        near = nearest(dialogue, corpus.dialogue_ids)
+        raise CorpusError(
+            f"{folder} has no dialogue {dialogue!r}{near}; the first is {corpus.dialogue_ids[0]!r}"
+        )
+    corpus_tables.print_dialogue(console, corpus, corpus.dialogue_ids.index(dialogue))
+
+
+@app.command()
+def check(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every problem in full.")] = False,
+) -> None:
+    """List every problem of a corpus with its row and field. Exit code 1 when there are errors."""
+    from dataclasses import asdict
+
+    from mmerc.cli import corpus_tables
+    from mmerc.corpora import checking
+    from mmerc.corpus import Corpus
+
+    corpus = Corpus.open(folder)
+    problems = checking.check(corpus)
+    if as_json:
+        counts = {str(k): v for k, v in checking.class_counts(corpus).to_dict(orient="index").items()}
+        report = {"corpus": str(folder), "problems": [asdict(p) for p in problems], "class_counts": counts}
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        console = corpus_tables.console()
+        corpus_tables.print_problems(console, problems, everything)
+        corpus_tables.print_class_counts(console, corpus)
+        console.print(f"{folder}: {corpus_tables.count_problems(problems)}", style="bold", soft_wrap=True)
+    if any(problem.severity == "error" for problem in problems):
+        raise typer.Exit(1)
+
+
+@app.command("encode-text")
+def encode_text(
+    folder: Folder,
+    encoder: Annotated[
+        str, typer.Option(help="`minilm` (embedded), a folder, or a model's name on the Hugging Face hub.")
+    ] = "minilm",
+    name: Annotated[str, typer.Option(help="Name of the modality to store.")] = "text",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I,J,…", help="Hidden states to concatenate; the last one if not given, minilm: 2,4,6."
+        ),
+    ] = None,
+    scope: Annotated[
+        Literal["dialogue", "utterance", "both"] | None,
+        typer.Option(
+            help="Read an utterance in its dialogue (the paper's eq. 1), alone, or both; minilm: both."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that are read at once; by default all that the encoder can."),
+    ] = None,
+    utterance_limit: Annotated[
+        int, typer.Option(min=1, help="Tokens after which an utterance is cut.")
+    ] = 256,
+    revision: Annotated[str | None, typer.Option(help="Commit or branch on the hub.")] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` …")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace a modality that is there.")] = False,
+) -> None:
+    """Compute text features with a frozen encoder: the mean over the tokens of each utterance.
+
+    The paper's eq. 1 is `--scope dialogue` with the last layer. The embedded `minilm` does better with layers
+    2, 4 and 6, read in the dialogue and alone: its default.
+    """
+    from mmerc.cli import corpus_tables
+    from mmerc.corpora.arrays import require_modality_name
+    from mmerc.corpus import Corpus
+    from mmerc.features.frozen import encode, frozen_encoder
+    from mmerc.optimization import choose_device
+
+    require_modality_name(name)
+    corpus = Corpus.open(folder)
+    if name in corpus.modalities and not force:
+        raise CorpusError(f"{folder} has a modality {name!r} already: choose another --name, or --force")
+    texts = corpus.utterances["text"].fillna("").tolist()
+    if not any(text.strip() for text in texts):
+        raise CorpusError(f"{folder}: no utterance has a text to encode")
+    bounds = zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
+    dialogues = [texts[start:stop] for start, stop in bounds]
+    loaded = frozen_encoder(
+        encoder,
+        layers=_numbers(layers),
+        scope=scope,
+        window=window,
+        utterance_limit=utterance_limit,
+        revision=revision,
+    )
+    loaded.to(choose_device(device))
+    with corpus_tables.progress(f"encoding with {encoder}", len(texts)) as advance:
+        features = encode(loaded, dialogues, advance)
+    corpus_tables.print_added(corpus_tables.console(), corpus.add_modality(name, features), name)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of numbers like 2,4,6", param_hint="--layers"
+        ) from None
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in given or []:
+        name, equals, value = item.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{item!r} is not of the form NAME=VALUE", param_hint=option)
+        if name in pairs:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
+        pairs[name] = value
+    return pairs
+
+
+def _require_free(out: Path, force: bool, *sources: Path) -> None:
+    """Refuse, before any work, an output folder that is taken, not writable, or holds what is to be read."""
+    if (out / "corpus.json").exists() and not force:
+        raise CorpusError(f"{out} holds a corpus already: choose another folder, or replace it with --force")
+    for source in sources:
+        if source.resolve().is_relative_to(out.resolve()):
+            raise CorpusError(f"{source} lies inside {out}, which would be replaced: choose another folder")
+    parent = next(p for p in out.resolve().parents if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise CorpusError(f"{out} cannot be written: {parent} is not a folder that you may write to")
+
+
+def _tell(corpus: "Corpus") -> None:
+    from mmerc.cli import corpus_tables
+
+    corpus_tables.print_import(corpus_tables.console(), corpus)
