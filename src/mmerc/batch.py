@@ -82,14 +82,14 @@ class Examples:
                     f"the first is row {row}: mark them missing (`mmerc corpus check` lists all)"
                 )
         features = {m: values for m, (values, _) in tables.items()}
-        present = {m: flags for m, (_, flags) in tables.items()}
+        given = {m: flags for m, (_, flags) in tables.items()}
         if encoder and "text" in names:
             column = corpus.utterances["text"].fillna("").tolist()
             texts = encoder.tokenize(column)
-            present["text"] = torch.tensor([bool(ids) for ids in texts])
+            given["text"] = torch.tensor([bool(ids) for ids in texts])
         return cls(
             features=features,
-            present=torch.stack([present[m] for m in names], dim=1),
+            present=torch.stack([given[m] for m in names], dim=1),
             offsets=corpus.offsets,
             speakers=_local_speakers(corpus.utterances["speaker"].fillna("").tolist(), corpus.offsets),
             labels=torch.from_numpy(corpus.targets),
