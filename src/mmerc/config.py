@@ -111,6 +111,8 @@ class TextEncoderConfig:
     name: str = "minilm"  # `minilm`, a folder, or a name on the Hugging Face hub
     window: int | None = None  # tokens per window; None: the encoder's limit
     utterance_limit: int = 256  # tokens of an utterance that are read
+    layers: tuple[int, ...] | None = None  # hidden states to concatenate; None: the last one
+    scope: Literal["dialogue", "utterance", "both"] = "dialogue"  # how an utterance is read
     gradient_checkpointing: bool = False  # less memory, a third more time
 
 

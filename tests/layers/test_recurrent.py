@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, packed_order
+from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, packed_order, speaker_order
 
 DIALOGUES = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -82,3 +82,11 @@ def test_neighbour_sum_passes_gradient_and_leaves_its_input_alone() -> None:
     torch.testing.assert_close(x.detach(), before)
     assert x.grad is not None
     assert x.grad[:, 0].tolist() == [1, 2, 1, 0]
+
+
+def test_speaker_order_groups_each_speakers_turns() -> None:
+    lengths = torch.tensor([5, 1, 3])
+    speakers = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1, 1])
+    order, counts = speaker_order(lengths, speakers)
+    assert order.tolist() == [0, 2, 1, 4, 3, 5, 6, 7, 8]
+    assert counts.tolist() == [2, 2, 1, 1, 1, 2]

@@ -27,7 +27,7 @@ def without_effect(config: Config, modalities: int) -> tuple[str, ...]:
     """Prefixes of parameters that an ablation leaves in place but takes out of every loss."""
     names = []
     if config.refusion == "zero":
-        names.append("crm.context")  # multiplied by 0
+        names += ["crm.context", "crm.speaker"]  # multiplied by 0
     if config.fusion == "attention" and modalities == 1:
         names.append("cfm.attention")  # the softmax over one source is 1
     return tuple(names)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ from torch import Tensor, nn
 
 from helpers import CLASSES, SMALL, WIDTHS, make_batch, modalities_of, take
 from mmerc.batch import Examples
-from mmerc.features.text import Tokens
+from mmerc.conversation import Conversation, Utterance
+from mmerc.features.text import TextEncoder, Tokens
 from mmerc.models import build_pipeline, resolve
 from mmerc.models.base import Network, Output
 from mmerc.models.pipeline import Pipeline, Standardizer
+from tiny import make_bert
 
 LENGTHS = [2, 5, 1, 3, 4, 1]
 
@@ -193,7 +197,7 @@ def test_a_text_encoder_takes_the_place_of_text_vectors() -> None:
     encoder = LetterEncoder()
     pipeline = Pipeline(Recorder(WIDTHS, CLASSES), WIDTHS, encoder, 5.0)  # type: ignore[arg-type]  # a stand-in
     names = {name for name, _ in pipeline.standardizer.named_buffers()}
-    assert names == {"mean_audio", "scale_audio", "mean_visual", "scale_visual"}
+    assert names == {f"{what}_{m}" for what in ("mean", "scale") for m in WIDTHS}
     batch = make_batch([2, 1])
     features = {m: x for m, x in batch.features.items() if m != "text"}
     ids, rows = torch.tensor([[0, 1, 5]]), torch.tensor([[0, 0, 1]])
@@ -222,3 +226,19 @@ def test_one_dialogue_through_the_pipeline_equals_its_rows_among_others() -> Non
     whole = pipeline(examples.batch(np.arange(6))).logits
     alone = pipeline(take(examples.batch(np.arange(6)), [1])).logits
     torch.testing.assert_close(whole[2:7], alone, rtol=0, atol=1e-6)
+
+
+def test_the_vectors_of_a_trained_encoder_are_standardised_by_its_first_ones(tmp_path: Path) -> None:
+    encoder = TextEncoder.load(str(make_bert(tmp_path / "bert")))
+    texts = ["the train is late", "", "great", "oh no", "it is fine", "late again"]
+    conversations = [Conversation(tuple(Utterance(t) for t in texts[i : i + 3])) for i in (0, 3)]
+    widths = {"text": encoder.width}
+    pipeline = Pipeline(Recorder(widths, CLASSES), widths, encoder, 5.0)
+    examples = Examples.from_conversations(conversations, widths, encoder)
+    pipeline.train()
+    pipeline.fit(examples, np.arange(2))
+    assert encoder.training
+    vectors = pipeline.eval()(examples.batch(np.arange(2))).logits
+    spoken = examples.present[:, 0]
+    torch.testing.assert_close(vectors[spoken].mean(dim=0), torch.zeros(encoder.width), atol=1e-5, rtol=0)
+    assert not vectors[~spoken].any()

@@ -29,6 +29,21 @@ class FlatLSTM(nn.Module):
         return torch.empty_like(packed.data).index_copy(0, order, packed.data)
 
 
+def speaker_order(lengths: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of a flat batch, each speaker's turns of a dialogue in a row (N,), and how many (S,).
+
+    With it, a recurrence over time runs over the turns of one person: `FlatLSTM(x[order], counts)`.
+
+    Args:
+        lengths: (B,) on the CPU
+        speakers: (N,) number of the speaker within the dialogue
+    """
+    speakers = speakers.cpu()
+    person = dialogue_of_row(lengths) * (int(speakers.max()) + 1) + speakers
+    order = torch.argsort(person, stable=True)
+    return order, torch.unique_consecutive(person[order], return_counts=True)[1]
+
+
 def packed_order(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of a flat batch in packed order (N,), and the batch size at each time step (T,).
 

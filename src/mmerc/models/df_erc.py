@@ -27,8 +27,10 @@ from mmerc.layers.prototypes import (
     hinge_distance,
     masked_share,
 )
-from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
+from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, speaker_order
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
+
+POSITIVE = ("hidden", "width", "layers", "temperature")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Config:
     relation_width: int = 500  # width of x^m, the vectors compared by the CRM (eq. 17)
     context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
     context_layers: int = 1
+    speaker_hidden: int = 0  # units per direction of a second BiLSTM, over each speaker's own turns; 0: none
     alpha_contrastive: float = 0.3  # α1
     alpha_contribution: float = 0.8  # α2
     alpha_similarity: float = 0.3  # α3
@@ -77,12 +80,13 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("dropout") and value is not None and not 0 <= value < 1:
-                raise ConfigError(f"network.{field.name} must lie in [0, 1), not {value}")
-            positive = ("hidden", "width", "layers", "temperature")
-            if (field.name.startswith("tau_") or field.name.endswith(positive)) and not value > 0:
-                raise ConfigError(f"network.{field.name} must be above 0, not {value}")
+            name, value = field.name, getattr(self, field.name)
+            if name.endswith("dropout") and value is not None and not 0 <= value < 1:
+                raise ConfigError(f"network.{name} must lie in [0, 1), not {value}")
+            must_be_positive = name.startswith("tau_") or name.endswith(POSITIVE)
+            least = 0 if name == "speaker_hidden" else 1e-9
+            if must_be_positive and not value >= least:
+                raise ConfigError(f"network.{name} must be above 0, not {value}")
         if self.agreement_on == "emotions" and self.prototypes != "learned":
             raise ConfigError("network.agreement_on = emotions needs network.prototypes = learned")
 
@@ -202,8 +206,10 @@ class ContextRefusion(nn.Module):
         self.config = config
         c = config
         self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.layer_dropout)
+        self.speaker = FlatLSTM(fused_width, c.speaker_hidden) if c.speaker_hidden else None
         self.output_dropout = nn.Dropout(c.output_dropout)
-        self.width = fused_width + 2 * c.context_hidden
+        context_width = 2 * (c.context_hidden + c.speaker_hidden)
+        self.width = fused_width + context_width
         if c.refusion == "agreement":
             self.relation = PerModalityMLP(modalities, width, c.relation_width, c.dropout)
             if c.prototypes == "learned":
@@ -211,8 +217,8 @@ class ContextRefusion(nn.Module):
             else:
                 self.running = RunningPrototypes(num_classes, c.relation_width)
         elif c.refusion == "attention":
-            self.project = nn.Linear(fused_width, 2 * c.context_hidden)
-            self.attention = AdditiveAttention(2 * c.context_hidden, c.hidden)
+            self.project = nn.Linear(fused_width, context_width)
+            self.attention = AdditiveAttention(context_width, c.hidden)
 
     def forward(self, m: Tensor, fused: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return h^e (N, width), the context weight 1 − ψ (N,) and x^m (M, N, r) if the gate has them.
@@ -222,7 +228,7 @@ class ContextRefusion(nn.Module):
             fused: (N, fused_width) h^f
             batch: for its lengths and its `present` mask
         """
-        context = self.output_dropout(self.context(fused, batch.lengths))  # eq. 21
+        context = self._context(fused, batch)
         if self.config.context_output == "neighbours":
             context = neighbour_sum(context, batch.lengths)
         x = None
@@ -235,6 +241,16 @@ class ContextRefusion(nn.Module):
             weight = fused.new_full((len(fused),), float(self.config.refusion == "full"))
         weight = weight * self.config.context_scale
         return torch.cat([fused, weight[:, None] * context], dim=-1), weight, x  # eq. 22
+
+    def _context(self, fused: Tensor, batch: Batch) -> Tensor:
+        context = self.context(fused, batch.lengths)  # eq. 21
+        if self.speaker is not None:
+            order, counts = speaker_order(batch.lengths, batch.speakers)
+            order = order.to(fused.device)
+            own = self.speaker(fused[order], counts)
+            context = torch.cat([context, torch.empty_like(own).index_copy(0, order, own)], dim=-1)
+        dropped: Tensor = self.output_dropout(context)
+        return dropped
 
     def _agreement(self, x: Tensor, present: Tensor) -> Tensor:
         if self.config.agreement_on == "emotions":
@@ -333,6 +349,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hidden": 128,
             "relation_width": 128,
             "context_hidden": 128,
+            "speaker_hidden": 64,
             "dropout": 0.4,
             "input_dropout": 0.4,
             "head_dropout": 0.5,

@@ -64,25 +64,49 @@ class Pipeline(nn.Module):
         super().__init__()
         self.network = network
         self.encoder = encoder
-        tables = {m: w for m, w in widths.items() if not (encoder and m == "text")}
-        self.standardizer = None if clip is None else Standardizer(tables, clip)
+        self.standardizer = None if clip is None else Standardizer(widths, clip)
 
     def fit(self, examples: Examples, dialogues: npt.NDArray[np.int64]) -> None:
-        """Take the standardising statistics from the given dialogues (of the training split)."""
+        """Take the standardising statistics from the given dialogues (of the training split).
+
+        Those of a text encoder that is trained along are taken once, before it has learnt anything.
+        """
         if self.standardizer is None:
             return
+        if self.encoder is not None and examples.texts is not None:
+            self._fit_text(self.standardizer, examples, dialogues)
         inside = torch.from_numpy(slice_rows(examples.offsets, dialogues))
         for column, name in enumerate(self.network.modalities):
             if name in examples.features:
                 self.standardizer.fit(name, examples.features[name][inside], examples.present[inside, column])
 
+    @torch.no_grad()
+    def _fit_text(
+        self, standardizer: Standardizer, examples: Examples, dialogues: npt.NDArray[np.int64]
+    ) -> None:
+        assert self.encoder is not None
+        if was_training := self.encoder.training:
+            self.encoder.eval()
+        device = next(self.parameters()).device
+        column = self.network.modalities.index("text")
+        lengths = examples.offsets[dialogues + 1] - examples.offsets[dialogues]
+        vectors, present = [], []
+        for positions in length_buckets(lengths, 8):
+            batch = examples.batch(dialogues[positions]).to(device)
+            assert batch.tokens is not None
+            vectors.append(self.encoder(batch.tokens, len(batch.present)))
+            present.append(batch.present[:, column])
+        if was_training:
+            self.encoder.train()
+        standardizer.fit("text", torch.cat(vectors), torch.cat(present))
+
     def forward(self, batch: Batch) -> Output:
         """Return the network's output for a batch of raw features or tokens."""
         features = batch.features
-        if self.standardizer is not None:
-            features = {m: self.standardizer(m, x) for m, x in features.items()}
         if self.encoder is not None and batch.tokens is not None:
             features = {**features, "text": self.encoder(batch.tokens, len(batch.present))}
+        if self.standardizer is not None:
+            features = {m: self.standardizer(m, x) for m, x in features.items()}
         # What is absent stays zero, whatever standardising made of it; NaN · 0 would be NaN.
         features = {
             m: features[m].masked_fill(~batch.present[:, [column]], 0.0)
