@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
-            f"{path / 'checkpoint.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            f"{path / 'checkpoint.json'}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path / 'checkpoint.json'} cannot be read: {error}") from None
@@ -108,7 +108,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
         widths = {name: modality.width for name, modality in info.modalities.items()}
         pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
-        pipeline.load_state_dict(load_file(weights))
+        _fill(pipeline, load_file(weights), path)
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
     except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
@@ -177,6 +177,19 @@ def _no_checkpoint(path: Path) -> str:
     if nested:
         return f"{path} holds several runs, not one checkpoint; name one of: {', '.join(nested[:5])}"
     return f"{path} is not a finished checkpoint: it has no checkpoint.json"
+
+
+def _fill(pipeline: Pipeline, state: dict[str, Tensor], path: Path) -> None:
+    shapes = {name: tuple(value.shape) for name, value in pipeline.state_dict().items()}
+    for name in sorted(shapes.keys() | state.keys()):
+        found = tuple(state[name].shape) if name in state else "nothing"
+        expected = shapes.get(name, "nothing")
+        if found != expected:
+            raise CheckpointError(
+                f"{path} cannot be loaded: model.safetensors does not fit config.yaml and checkpoint.json: "
+                f"{name} is {found}, they say {expected}"
+            )
+    pipeline.load_state_dict(state)
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -80,15 +81,63 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """Build the dataclass `cls` from a mapping, its types checked.
 
     Raises:
-        ConfigError: an unknown key (the nearest valid one is named) or a value of a wrong type.
+        ConfigError: an unknown key (the nearest valid one is named), a value of a wrong type, or not finite.
     """
     _check_keys(cls, values, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        built = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
+    for path, number in _numbers(vars(built)):
+        if not math.isfinite(number):
+            raise ConfigError(f"{where}: {path} must be a finite number, not {number}")
+    return built
+
+
+def require_ranges(
+    settings: object,
+    section: str,
+    *,
+    positive: Iterable[str] = (),
+    not_negative: Iterable[str] = (),
+    shares: Iterable[str] = (),
+) -> None:
+    """Check the ranges of the named fields of a config dataclass; None is always allowed.
+
+    Args:
+        settings: the dataclass
+        section: where it stands in a run's config, for the message
+        positive: fields above 0
+        not_negative: fields of at least 0
+        shares: fields in [0, 1)
+
+    Raises:
+        ConfigError: a field is out of its range.
+    """
+    rules = (
+        (positive, "be above 0", lambda x: x > 0),
+        (not_negative, "be at least 0", lambda x: x >= 0),
+        (shares, "lie in [0, 1)", lambda x: 0 <= x < 1),
+    )
+    for names, text, holds in rules:
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not holds(value):
+                raise ConfigError(f"{section}.{name} must {text}, not {value}")
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number in nested mappings, sequences and dataclasses with its dotted path."""
+    if isinstance(value, int | float):
+        yield path, value
+    elif is_dataclass(value):
+        yield from _numbers(vars(value), path)
+    elif isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in pairs:
+            yield from _numbers(inner, f"{path}.{key}" if path else str(key))
 
 
 def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
@@ -142,15 +191,23 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, fp32 on the CPU
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "patience", "batch_size", "learning_rate", "eps", "feature_clip")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"training.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("modality_dropout", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must lie in [0, 1), not {getattr(self, name)}")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(f"training.validation_share must lie in (0, 1), not {self.validation_share}")
+        require_ranges(
+            self,
+            "training",
+            positive=(
+                "epochs", "patience", "batch_size", "batch_utterances", "learning_rate", "eps",
+                "feature_clip", "validation_share",
+            ),
+            not_negative=("encoder_learning_rate", "weight_decay", "warmup_steps", "clip_norm"),
+            shares=("modality_dropout", "ema_decay", "validation_share"),
+        )  # fmt: skip
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"training.betas must lie in [0, 1), not {self.betas}")
+        weights = self.class_weights
+        if any(number < 0 for _, number in _numbers(weights)):
+            raise ConfigError(f"training.class_weights must not be below 0, not {weights}")
+        if isinstance(weights, dict) and not any(weights.values()):
+            raise ConfigError(f"training.class_weights must not all be 0: {weights}")
 
 
 @dataclass(frozen=True)
@@ -163,3 +220,7 @@ class RunConfig:
     text_encoder: TextEncoderConfig | None = None  # None: frozen vectors from the corpus
     network: dict[str, Any] = field(default_factory=dict)  # the model's own Config
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.modalities == ():
+            raise ConfigError("modalities is empty: name one at least, or leave it out to read all")

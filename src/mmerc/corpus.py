@@ -115,6 +115,10 @@ class Corpus:
         frame = pa.table(columns).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
         if frame.empty:
             raise CorpusError(f"{table_path} holds no utterances")
+        for name in (f.name for f in SCHEMA if not f.nullable):
+            if frame[name].isna().any():
+                row = int(frame[name].isna().to_numpy().argmax())
+                raise CorpusError(f"{table_path}: row {row} has no {name}: import the corpus again")
         return cls(path, manifest, frame)
 
     def __len__(self) -> int:
@@ -211,14 +215,19 @@ class Corpus:
         Validation dialogues come from the training folds by `draw_validation`.
 
         Raises:
-            CorpusError: the corpus has no such fold.
+            CorpusError: the corpus has no such fold, or fewer than two dialogues in the others.
         """
         if number not in self.folds:
             raise CorpusError(f"{self.path} has no fold {number}; it has: {self.folds or 'none'}")
         first = self.utterances["fold"].iloc[self.offsets[:-1]]
         test = (first == number).fillna(False).to_numpy(dtype=bool)
         rest = np.flatnonzero(~test & first.notna().to_numpy())
-        count = max(1, round(validation_share * len(rest)))
+        if len(rest) < 2:
+            raise CorpusError(
+                f"{self.path}: the folds other than {number} hold {len(rest)} dialogues: "
+                "training and validation need one each"
+            )
+        count = min(max(1, round(validation_share * len(rest))), len(rest) - 1)
         phase = (self.folds.index(number) + 0.5) / len(self.folds)
         drawn = set(draw_validation([self.dialogue_ids[d] for d in rest], count, phase))
         chosen = np.array([self.dialogue_ids[d] in drawn for d in rest], dtype=bool)
@@ -346,7 +355,7 @@ def draw_validation(dialogue_ids: Sequence[str], count: int, phase: float = 0.5)
 def _read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorpusError(f"{path.parent} is not a corpus folder: it has no corpus.json") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None

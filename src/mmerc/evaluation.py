@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
-from mmerc.corpus import Corpus
-from mmerc.errors import CheckpointError, FeatureError
+from mmerc.corpus import MISSING, Corpus
+from mmerc.errors import CheckpointError, CorpusError, FeatureError
 from mmerc.metrics import Scores, score
 from mmerc.models.pipeline import Inference
 from mmerc.optimization import choose_device
@@ -56,6 +56,7 @@ def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "aut
 
     Raises:
         CheckpointError: no checkpoint, a broken one, other labels, or a seed whose folds are incomplete.
+        CorpusError: the corpus has no such split, or no labels in it.
         FeatureError: the corpus's features were made by another recipe.
     """
     whole = not (path / "checkpoint.json").exists()
@@ -92,6 +93,9 @@ def _evaluate_seed(
         )
         parts.append((dialogues, _infer(checkpoint, corpus, dialogues, device)))
     rows = np.concatenate([corpus.rows(dialogues) for dialogues, _ in parts])
+    if (corpus.targets[rows] == MISSING).all():
+        where = "test folds have" if None not in folds else f"split {split!r} has"
+        raise CorpusError(f"{corpus.path}: there is nothing to score, the {where} no labels")
     order = np.argsort(rows)
 
     def pooled(name: str) -> npt.NDArray[np.float32] | None:

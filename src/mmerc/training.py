@@ -86,7 +86,8 @@ def train(
         listener: told of every step and epoch
 
     Raises:
-        TrainingError: no labelled training utterances, a loss that is not finite, or a run already in `out`.
+        TrainingError: training utterances without labels or without features, a loss that is not finite, or a
+            run already in `out`.
         ConfigError, CorpusError, FeatureError: config and corpus do not fit.
     """
     state_path = out / "state.pt"
@@ -126,6 +127,11 @@ class Trainer:
             for m in names
         }
         self.examples = Examples.from_corpus(task.corpus, names, encoder)
+        if not self.examples.present[task.corpus.rows(task.train)].any():
+            raise TrainingError(
+                f"{task.corpus.path}: no utterance of the training split has any of: {', '.join(names)} "
+                "(`mmerc corpus show` tells what is present)"
+            )
         self.class_weights = class_weights(task, self.config.class_weights)
         torch.manual_seed(task.seed)
         self.pipeline = build_pipeline(
@@ -379,7 +385,9 @@ def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tenso
         if set(setting) != set(labels):
             raise ConfigError(f"training.class_weights must name each label once: {', '.join(labels)}")
         return torch.tensor([setting[name] for name in labels], dtype=torch.float32)
-    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -setting, 0.0)
+    # Counts relative to the smallest, so that a large exponent does not underflow everywhere.
+    relative = counts / counts[counts > 0].min()
+    weights = np.where(counts > 0, np.maximum(relative, 1.0) ** -setting, 0.0)
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
 

@@ -21,11 +21,11 @@ def predict(
     from mmerc.storage import write_text
     from mmerc.transcripts import read_transcript, render, write_predictions
 
+    if format == "table" and out is not None:
+        raise ConfigError("--out needs --format json or csv")
     conversations = read_transcript(conversation)
     predictions = load(checkpoint, device).predict_many(conversations)
     if format == "table":
-        if out is not None:
-            raise ConfigError("--out needs --format json or csv")
         for prediction in predictions:
             Console(highlight=False).print(render(prediction))
         return

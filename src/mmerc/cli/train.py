@@ -43,7 +43,7 @@ def train(
     from mmerc.config import merge, parse_overrides, read_yaml
     from mmerc.corpus import Corpus
     from mmerc.errors import ConfigError
-    from mmerc.experiments.runs import plan
+    from mmerc.experiments.runs import plan, require_free
     from mmerc.models import choose_modalities, resolve
 
     layers = [read_yaml(path) for path in config or []]
@@ -52,6 +52,7 @@ def train(
     opened = Corpus.open(corpus)
     modalities = choose_modalities(run_config, list(opened.modalities))
     runs = plan(opened, out, range(seed, seed + seeds), cross_validate)
+    require_free(out, runs)
     if tensorboard and jobs > 1:
         raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model

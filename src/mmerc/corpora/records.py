@@ -92,7 +92,10 @@ def parse_csv(text: str, path: Path, delimiter: str = ",") -> pd.DataFrame:
                 lines.append(start)
                 rows.append(row)
     except csv.Error as error:
-        raise CorpusError(f"{path}, line {reader.line_num}: broken CSV: {error}") from None
+        raise CorpusError(
+            f"{path}: broken CSV in the record that begins in line {line} ({error}): "
+            "is a quote not closed, or not doubled?"
+        ) from None
     return _frame(rows, lines, path, header)
 
 

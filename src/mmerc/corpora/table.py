@@ -148,9 +148,11 @@ def _label_names(
 ) -> list[str]:
     given = frame["label"] if "label" in frame else pd.Series([None] * len(frame), dtype=object)
     names = sorted(given.dropna().unique()) if labels is None else list(labels)
-    if len(set(names)) < max(2, len(names)):
-        have = ", ".join(names) or "none"
-        raise CorpusError(f"{path}: at least two labels are needed, all different; there are: {have}")
+    if len(set(names) - {""}) < max(2, len(names)):
+        have = ", ".join(name or "''" for name in names) or "none"
+        raise CorpusError(
+            f"{path}: at least two labels are needed, all different, none empty; there are: {have}"
+        )
     unknown = np.flatnonzero((given.notna() & ~given.isin(names)).to_numpy())
     if len(unknown):
         label = given.iloc[unknown[0]]

@@ -1,6 +1,7 @@
 """Several runs of one config: seeds, and the folds of a cross-validation."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -30,9 +31,9 @@ def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) 
         ConfigError: folds are asked for, but the corpus has none.
     """
     if cross_validate and len(corpus.folds) < 2:
-        raise ConfigError(
-            f"--cross-validate: {corpus.path} has no folds; it has splits, train without the flag"
-        )
+        splits = corpus.utterances["split"].notna().any()
+        hint = "it has splits, train without the flag" if splits else "import it with a column `fold`"
+        raise ConfigError(f"--cross-validate: {corpus.path} has fewer than two folds; {hint}")
     folds: Sequence[int | None] = corpus.folds if cross_validate else [None]
     runs = []
     for seed in seeds:
@@ -42,6 +43,25 @@ def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) 
             )
             runs.append(Run(out.joinpath(*parts), seed, fold))
     return runs
+
+
+def require_free(out: Path, runs: Sequence[Run]) -> None:
+    """Refuse, before any work, an output folder that cannot be written or that holds something else.
+
+    Raises:
+        TrainingError: it is a file, may not be written to, is a corpus, or its files would mix with a run's.
+    """
+    nearest = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise TrainingError(f"{out} cannot be written: {nearest} is not a folder that you may write to")
+    if not out.is_dir() or any((run.folder / "state.pt").exists() for run in runs):
+        return
+    names = {p.name for p in out.iterdir()} - {"tensorboard"}  # may be older than the run's first epoch
+    other = sorted(name for name in names if not name.startswith("."))
+    if runs[0].folder != out:  # the runs have folders of their own
+        other = [name for name in other if name in ("corpus.json", "checkpoint.json", "state.pt")]
+    if other:
+        raise TrainingError(f"{out} holds something else ({other[0]}): choose a new or an empty folder")
 
 
 def task_of(corpus: Corpus, config: RunConfig, run: Run) -> Task:

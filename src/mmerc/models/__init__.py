@@ -81,9 +81,9 @@ def choose_modalities(run: RunConfig, available: Sequence[str]) -> tuple[str, ..
     """
     have = set(available) | ({"text"} if run.text_encoder else set())
     uses = find(run.model).network.uses
-    wanted = (
-        run.modalities or [m for m in STANDARD if m in have and (uses is None or m in uses)] or sorted(have)
-    )
+    wanted = run.modalities or [m for m in STANDARD if m in have and (uses is None or m in uses)]
+    if not wanted:
+        wanted = sorted(have) if uses is None else uses
     for name in wanted:
         if name not in have:
             hint = "; run `mmerc corpus encode-text` first" if name == "text" else ""

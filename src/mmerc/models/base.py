@@ -13,7 +13,7 @@ from mmerc.batch import Batch
 STEADY_TRAINING: dict[str, Any] = {
     "epochs": 40,
     "patience": 10,
-    "batch_utterances": 320,
+    "batch_utterances": 160,
     "learning_rate": 1e-3,
     "encoder_learning_rate": 5e-5,
     "weight_decay": 0.05,

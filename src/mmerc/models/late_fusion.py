@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmerc.batch import Batch, labelled
+from mmerc.config import require_ranges
 from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
@@ -21,6 +22,11 @@ class Config:
     context_hidden: int = 300  # LSTM units per direction, in each modality
     dropout: float = 0.2
     input_dropout: float = 0.0  # on the raw features
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self, "network", positive=("hidden", "context_hidden"), shares=("dropout", "input_dropout")
+        )
 
 
 class LateFusion(Network):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmerc.batch import Batch, labelled
+from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
@@ -24,6 +25,11 @@ class Config:
     context_hidden: int = 300  # LSTM units per direction
     dropout: float = 0.2
     input_dropout: float = 0.0  # on the raw features
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self, "network", positive=("hidden", "context_hidden"), shares=("dropout", "input_dropout")
+        )
 
 
 class TextOnly(Network):
