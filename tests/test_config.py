@@ -14,6 +14,7 @@ from mmerc.config import (
     read_yaml,
 )
 from mmerc.errors import ConfigError
+from mmerc.models import resolve
 
 TREES = st.recursive(
     st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
@@ -141,8 +142,27 @@ def test_class_weights_are_an_exponent_or_by_label(value: object) -> None:
         *((k, bad) for k in ("learning_rate", "eps", "feature_clip") for bad in (0.0, -1.0, float("nan"))),
         *((key, bad) for key in ("modality_dropout", "ema_decay") for bad in (-0.1, 1.0, float("nan"))),
         *(("validation_share", bad) for bad in (0.0, 1.0, -1.0)),
+        *(("batch_utterances", bad) for bad in (0, -1)),
+        *((key, -1) for key in ("encoder_learning_rate", "weight_decay", "warmup_steps", "clip_norm")),
+        *((key, float("inf")) for key in ("learning_rate", "weight_decay", "clip_norm", "eps")),
+        *(("betas", bad) for bad in ([2.0, 0.9], [0.9, 1.0], [0.9, float("nan")])),
+        *(("class_weights", bad) for bad in (-1.0, {"joy": -1.0, "anger": 1.0}, {"joy": 0.0, "anger": 0.0})),
     ],
 )
 def test_values_out_of_range_are_refused(key: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"training.{key} must"):
+    with pytest.raises(ConfigError, match=rf"training\.{key}(\.\d)? must"):
         build(RunConfig, {"model": "df-erc", "training": {key: value}})
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand() -> None:
+    for value in (float("nan"), float("inf"), "nan"):
+        with pytest.raises(ConfigError, match=r"training\.class_weights\.joy must be a finite number"):
+            build(RunConfig, {"model": "x", "training": {"class_weights": {"joy": value, "anger": 1}}})
+    with pytest.raises(ConfigError, match=r"network\.beta must be a finite number"):
+        resolve("df-erc", {"network": {"beta": float("nan")}})
+
+
+def test_no_modality_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="modalities is empty"):
+        build(RunConfig, {"model": "x", "modalities": []})
+    assert build(RunConfig, {"model": "x", "modalities": None}).modalities is None

@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -116,7 +116,7 @@ def require_ranges(
     Raises:
         ConfigError: a field is out of its range.
     """
-    rules = (
+    rules: tuple[tuple[Iterable[str], str, Callable[[float], bool]], ...] = (
         (positive, "be above 0", lambda x: x > 0),
         (not_negative, "be at least 0", lambda x: x >= 0),
         (shares, "lie in [0, 1)", lambda x: 0 <= x < 1),

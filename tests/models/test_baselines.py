@@ -7,7 +7,7 @@ from torch import Tensor
 from helpers import SUBSETS, WIDTHS, fill_with_ramp, make_batch, make_network, ramp, take, total
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
-from mmerc.models import Network, text_only
+from mmerc.models import Network, resolve, text_only
 
 LENGTHS = [3, 1, 4]
 
@@ -101,3 +101,17 @@ def test_golden_values(model: str) -> None:
         speakers=torch.zeros(3, dtype=torch.int64),
     )
     torch.testing.assert_close(network(batch).logits, torch.tensor(GOLDEN[model]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["late-fusion", "text-only"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((n, v) for n in ("hidden", "context_hidden") for v in (0, -4)),
+        ("dropout", 2.0),
+        ("input_dropout", -1.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(model: str, name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"network.{name} must"):
+        resolve(model, {"network": {name: value}})
