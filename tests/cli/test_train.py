@@ -270,7 +270,7 @@ def test_no_folds(mmerc: Command, tmp_path: Path) -> None:
 def test_an_out_that_cannot_be_written(mmerc: Command, corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     where = ("--corpus", corpus.path, "--out", tmp_path / "file" / "run")
-    assert_one_line(mmerc("train", "late-fusion", *where, *SETTINGS), "Not a directory")
+    assert_one_line(mmerc("train", "late-fusion", *where, *SETTINGS), "cannot be written")
 
 
 def test_mistakes_in_evaluating(mmerc: Command, corpus: Corpus, trained: Path, tmp_path: Path) -> None:

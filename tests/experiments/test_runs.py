@@ -5,10 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, CorpusError, TrainingError
-from mmerc.experiments.runs import Run, plan, task_of, train_in_turn, train_side_by_side
+from mmerc.experiments.runs import (
+    Run,
+    plan,
+    require_free,
+    task_of,
+    train_in_turn,
+    train_side_by_side,
+)
 from mmerc.training import Listener
 from tiny import config, tables, write, written
 
@@ -36,6 +44,64 @@ def test_no_folds_to_validate_on(tmp_path: Path, folds: int | None) -> None:
     corpus = write(tmp_path / "c", frame.assign(fold=folds), features)
     with pytest.raises(ConfigError, match="has no folds; it has splits"):
         plan(corpus, tmp_path, [0], True)
+    neither = write(tmp_path / "n", frame.assign(fold=folds, split=None), features)
+    with pytest.raises(ConfigError, match="has no folds; import it with a column `fold`"):
+        plan(neither, tmp_path, [0], True)
+
+
+def test_an_output_folder_that_holds_something_else(corpus: Corpus, tmp_path: Path) -> None:
+    single, several = (plan(corpus, tmp_path, range(n), False) for n in (1, 2))
+    require_free(tmp_path, single)
+    for left in (".state.pt.7.tmp", "tensorboard"):  # of a run that was killed in its first epoch
+        (tmp_path / left).mkdir()
+    require_free(tmp_path, single)
+    (tmp_path / "README.md").touch()
+    with pytest.raises(TrainingError, match=r"holds something else \(README\.md\)"):
+        require_free(tmp_path, single)
+    require_free(tmp_path, several)
+    for name in ("corpus.json", "checkpoint.json"):
+        (tmp_path / name).touch()
+        with pytest.raises(TrainingError, match=f"something else .{name}"):
+            require_free(tmp_path, several)
+        (tmp_path / name).unlink()
+    for run in (single[0], several[1]):
+        run.folder.mkdir(exist_ok=True)
+        (run.folder / "state.pt").touch()
+    require_free(tmp_path, single)
+    require_free(tmp_path, several)
+
+
+def test_an_output_folder_that_cannot_be_written(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(TrainingError, match=r"cannot be written: .*file is not a folder"):
+            require_free(out, plan(corpus, out, [0], False))
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    out = tmp_path / "new" / "run"
+    with pytest.raises(TrainingError, match="may write to"):
+        require_free(out, plan(corpus, out, [0], False))
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_is_explained(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    class Listening(Listener):
+        def step(self, *_: object) -> None:
+            raise error
+
+    runs = plan(corpus, tmp_path / "run", [0], False)
+    with pytest.raises(TrainingError, match=r"out of memory: lower training\.batch_size"):
+        list(train_in_turn(corpus, config(), runs, False, "cpu", lambda _: Listening()))
 
 
 def test_tasks_follow_splits_and_folds(corpus: Corpus, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) 
     if cross_validate and len(corpus.folds) < 2:
         splits = corpus.utterances["split"].notna().any()
         hint = "it has splits, train without the flag" if splits else "import it with a column `fold`"
-        raise ConfigError(f"--cross-validate: {corpus.path} has fewer than two folds; {hint}")
+        raise ConfigError(f"--cross-validate: {corpus.path} has no folds; {hint}")
     folds: Sequence[int | None] = corpus.folds if cross_validate else [None]
     runs = []
     for seed in seeds:
@@ -110,9 +111,27 @@ def train_in_turn(
     """Train runs one after the other in this process; yield each as it ends."""
     for run in runs:
         task = task_of(corpus, config, run)
-        yield run, train(task, run.folder, resume=resume, device=device, listener=listener(run))
+        with _out_of_memory_explained():
+            progress = train(task, run.folder, resume=resume, device=device, listener=listener(run))
+        yield run, progress
 
 
 def _train_alone(corpus: Path, config: RunConfig, run: Run, resume: bool, device: str) -> Progress:
     torch.set_num_threads(1)
-    return train(task_of(Corpus.open(corpus), config, run), run.folder, resume=resume, device=device)
+    task = task_of(Corpus.open(corpus), config, run)
+    with _out_of_memory_explained():
+        return train(task, run.folder, resume=resume, device=device)
+
+
+@contextmanager
+def _out_of_memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # The allocator of the CPU has no exception class of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            "out of memory: lower training.batch_size or the widths of the network, or, with a text encoder, "
+            "set text_encoder.gradient_checkpointing; --resume goes on where it stopped"
+        ) from None
