@@ -117,3 +117,11 @@ def test_random_bytes_end_in_our_own_errors(tmp_path_factory, content, suffix):
         for name in frame.columns:
             assert len(records.strings(frame[name], path)) == len(frame)
             assert len(records.integers(frame[name], path)) == len(frame)
+
+
+@pytest.mark.parametrize(
+    "text", ['a,b\n1,2\n3,"4\n5,6\n7,8\n', f"a,b\n1,2\n3,{'x' * 200_000}\n"], ids=["quote", "long"]
+)
+def test_the_line_where_a_broken_record_begins_is_named(text):
+    with pytest.raises(CorpusError, match=r"record that begins in line 3 .*is a quote not closed"):
+        records.parse_csv(text, PATH)

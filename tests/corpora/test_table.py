@@ -135,6 +135,7 @@ def _with(column, value, row=1):
         (FRAME, {"labels": ["joy", "sadness"]}, "line 3: unknown label 'sad'"),
         (FRAME, {"labels": ["joy", "joy", "sad"]}, "all different"),
         (FRAME.assign(label="joy"), {}, "at least two labels"),
+        (FRAME, {"labels": ["joy", "", "sad"]}, "none empty; there are: joy, '', sad"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_used_are_refused_and_nothing_is_written(tmp_path, frame, options, message):
