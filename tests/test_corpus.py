@@ -205,7 +205,8 @@ def test_an_interrupted_addition_leaves_the_corpus(own: Path, monkeypatch: pytes
 
 
 def test_not_a_corpus(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(CorpusError, match=r"is not a corpus folder: it has no corpus\.json"):
             Corpus.open(path)
 
@@ -260,6 +261,15 @@ def test_a_table_with_other_columns(own: Path) -> None:
             Corpus.open(own)
     pq.write_table(table.slice(0, 0), own / "utterances.parquet")
     with pytest.raises(CorpusError, match="holds no utterances"):
+        Corpus.open(own)
+
+
+@pytest.mark.parametrize("name", ["dialogue_id", "utterance_index"])
+def test_rows_without_a_place_are_refused(own: Path, name: str) -> None:
+    frame = pd.read_parquet(own / "utterances.parquet").astype({name: object})
+    frame.loc[3, name] = None
+    frame.to_parquet(own / "utterances.parquet")
+    with pytest.raises(CorpusError, match=f"row 3 has no {name}"):
         Corpus.open(own)
 
 
@@ -349,6 +359,14 @@ def test_dialogues_without_a_fold_stay_out(tmp_path: Path) -> None:
         assert 4 not in np.concatenate(list(corpus.fold(number).values()))
     with pytest.raises(CorpusError, match=r"no fold 7; it has: \(0, 1, 2\)"):
         corpus.fold(7)
+
+
+def test_validation_leaves_something_to_train_on(corpus: Corpus, tmp_path: Path) -> None:
+    assert len(corpus.fold(0, 0.99)["train"]) == 1
+    frame, _ = tables()
+    two = write(tmp_path / "c", frame[frame["dialogue_id"].isin(["d00", "d01"])], {})
+    with pytest.raises(CorpusError, match="the folds other than 0 hold 1 dialogues"):
+        two.fold(0)
 
 
 def test_the_rule_that_draws_validation_dialogues() -> None:

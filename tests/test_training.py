@@ -245,10 +245,12 @@ def test_a_listener_hears_every_epoch(corpus: Corpus, tmp_path: Path) -> None:
 def test_class_weights_follow_the_counts(corpus: Corpus) -> None:
     targets = corpus.targets[corpus.rows(corpus.split("train"))]
     counts = np.bincount(targets)
-    for exponent in (0.5, 1.0):
+    for exponent in (0.5, 1.0, 2000.0):
         weights = class_weights(task(corpus), exponent)
         assert weights is not None
-        np.testing.assert_allclose(weights / weights[0], (counts / counts[0]) ** -exponent, rtol=1e-5)
+        np.testing.assert_allclose(
+            weights / weights[0], (counts / counts[0]) ** -exponent, rtol=1e-5, atol=1e-30
+        )
         assert float(weights[targets].mean()) == pytest.approx(1.0)
     assert class_weights(task(corpus), None) is None
     assert class_weights(task(corpus), 0.0).tolist() == [1.0] * 3
@@ -389,3 +391,12 @@ def test_an_encoder_is_trained_along(corpus: Corpus, tmp_path: Path, monkeypatch
     assert (here.probabilities == there.probabilities).all()
     assert load("../moved").predict(conversation).to_json() == said
     assert load(moved).labels == LABELS
+
+
+def test_training_utterances_without_any_features(tmp_path: Path) -> None:
+    frame, features = tables()
+    empty = {m: x._replace(present=np.zeros(len(frame), dtype=bool)) for m, x in features.items()}
+    corpus = write(tmp_path / "c", frame, empty)
+    with pytest.raises(TrainingError, match="no utterance of the training split has any of: text"):
+        train(task(corpus), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -94,8 +94,8 @@ def _evaluate_seed(
         parts.append((dialogues, _infer(checkpoint, corpus, dialogues, device)))
     rows = np.concatenate([corpus.rows(dialogues) for dialogues, _ in parts])
     if (corpus.targets[rows] == MISSING).all():
-        where = "test folds have" if None not in folds else f"split {split!r} has"
-        raise CorpusError(f"{corpus.path}: there is nothing to score, the {where} no labels")
+        where = "the test folds" if None not in folds else f"the split {split!r}"
+        raise CorpusError(f"{corpus.path}: nothing to score, no utterance has a label in {where}")
     order = np.argsort(rows)
 
     def pooled(name: str) -> npt.NDArray[np.float32] | None:

@@ -126,7 +126,7 @@ def test_modalities_are_chosen(
         ("df-erc", {"modalities": ["text"]}, ["audio"], "no modality 'text'.*encode-text"),
         ("df-erc", {}, [], "no features.*encode-text"),
         ("text-only", {"modalities": ["text", "audio"]}, ["text", "audio"], "text only, not 'audio'"),
-        ("text-only", {}, ["audio"], "text only, not 'audio'"),
+        ("text-only", {}, ["audio"], "no modality 'text'; it has: audio; run `mmerc corpus encode-text`"),
     ],
 )
 def test_impossible_modalities_are_refused(
