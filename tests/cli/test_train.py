@@ -216,6 +216,11 @@ def test_a_model_that_does_not_exist(training: Command) -> None:
         (["--set", "training.epochs=0"], ["training.epochs must be above 0"]),
         (["--set", "training.class_weights={joy: 1}"], ["class_weights must name each label once"]),
         (["--preset", "refind"], ["has no preset 'refind'"]),
+        (["--set", "network.hidden=0"], ["network.hidden must be above 0, not 0"]),
+        (["--set", "network.dropout=2"], ["network.dropout must lie in [0, 1), not 2.0"]),
+        (["--set", "training.betas=[2, 3]"], ["training.betas must lie in [0, 1)"]),
+        (["--set", "training.clip_norm=-1"], ["training.clip_norm must be at least 0"]),
+        (["--set", "modalities=[]"], ["modalities is empty"]),
         (["--set", "modalities=[visual]"], ["no modality 'visual'; it has: audio, text"]),
         (["--set", "text_encoder=no/such/folder"], ["no/such/folder"]),
         (["--device", "gpu"], ["device 'gpu' cannot be used"]),
@@ -281,6 +286,37 @@ def test_mistakes_in_evaluating(mmerc: Command, corpus: Corpus, trained: Path, t
     frame, features = tables()
     other = write(tmp_path / "c", frame, {"text": features["text"]})
     assert_one_line(mmerc("evaluate", trained, "--corpus", other.path), "needs the modality 'audio'")
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    training: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Listener, "epoch", interrupted)
+    monkeypatch.setattr("mmerc.cli.train.make_listener", lambda *_: Listener())
+    code, _, err = training()
+    assert code == 130
+    assert "--resume goes on" in err
+    assert "Traceback" not in err
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_seeds_that_are_out_of_range(training: Command, seed: int) -> None:
+    code, _, err = training("--seed", seed)
+    assert code == 2
+    assert "--seed" in err
+    assert "Traceback" not in err
+
+
+def test_an_out_that_holds_something_else(mmerc: Command, corpus: Corpus) -> None:
+    before = sorted(corpus.path.iterdir())
+    result = mmerc("train", "late-fusion", "--corpus", corpus.path, "--out", corpus.path, *SETTINGS)
+    assert_one_line(result, "holds something else (corpus.json): choose a new or an empty folder")
+    assert sorted(corpus.path.iterdir()) == before
 
 
 def test_missing_arguments_are_explained(mmerc: Command) -> None:

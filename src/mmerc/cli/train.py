@@ -1,5 +1,6 @@
 """`mmerc train`: one config on one corpus, over seeds and folds."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as training.epochs=20. Repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed, or the first of several.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed, or the first of several.", min=0, max=2**32 - 1)] = 0,
     seeds: Annotated[int, typer.Option(help="Number of runs with consecutive seeds.", min=1)] = 1,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
@@ -57,7 +58,11 @@ def train(
         raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model
     console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
-    records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard)
+    try:
+        records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: the same command with --resume goes on after the last whole epoch\n")
+        raise
     console.print(_table(records, out))
     for text in _warnings(records):
         console.print(f"[yellow]warning:[/] {text}")
