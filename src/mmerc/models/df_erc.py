@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmerc.batch import Batch, labelled
+from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
@@ -29,8 +30,6 @@ from mmerc.layers.prototypes import (
 )
 from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, speaker_order
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
-
-POSITIVE = ("hidden", "width", "layers", "temperature")
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,15 @@ class Config:
     context_scale: float = 1.0  # factor on 1 − ψ
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if name.endswith("dropout") and value is not None and not 0 <= value < 1:
-                raise ConfigError(f"network.{name} must lie in [0, 1), not {value}")
-            must_be_positive = name.startswith("tau_") or name.endswith(POSITIVE)
-            least = 0 if name == "speaker_hidden" else 1e-9
-            if must_be_positive and not value >= least:
-                raise ConfigError(f"network.{name} must be above 0, not {value}")
+        names = [field.name for field in fields(self)]
+        require_ranges(
+            self,
+            "network",
+            positive=("hidden", "relation_width", "context_hidden", "context_layers", "tau_modality")
+            + ("tau_utterance", "prototype_temperature"),
+            not_negative=("speaker_hidden", "beta", *(n for n in names if n.startswith("alpha_"))),
+            shares=[n for n in names if n.endswith("dropout")],
+        )
         if self.agreement_on == "emotions" and self.prototypes != "learned":
             raise ConfigError("network.agreement_on = emotions needs network.prototypes = learned")
 
