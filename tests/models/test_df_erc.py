@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers import ABLATIONS, DFERC_PRESETS, SUBSETS, make_batch, make_network, take, total
 from mmerc.models import Network
-from mmerc.models.df_erc import Config
+from mmerc.models.df_erc_settings import Config
 
 LENGTHS = [4, 1, 5]
 ABLATED = list(itertools.product(DFERC_PRESETS, ABLATIONS))

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmerc.config import RunConfig, build, merge
 from mmerc.errors import ConfigError
 from mmerc.features.text import TextEncoder
-from mmerc.models import df_erc, late_fusion, text_only
+from mmerc.models import df_erc, df_erc_settings, late_fusion, text_only
 from mmerc.models.base import Network, Output
 from mmerc.models.pipeline import Pipeline
 
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 MODELS: dict[str, Entry] = {
-    "df-erc": Entry(df_erc.Config, df_erc.DFERC, df_erc.PRESETS),
+    "df-erc": Entry(df_erc_settings.Config, df_erc.DFERC, df_erc_settings.PRESETS),
     "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, late_fusion.PRESETS),
     "text-only": Entry(text_only.Config, text_only.TextOnly, text_only.PRESETS),
 }

@@ -6,16 +6,12 @@ K emotions, d = `hidden`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmerc.batch import Batch, labelled
-from mmerc.config import require_ranges
-from mmerc.errors import ConfigError
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
@@ -29,66 +25,8 @@ from mmerc.layers.prototypes import (
     masked_share,
 )
 from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, speaker_order
-from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of DF-ERC; the defaults are the paper's (preset `paper`)."""
-
-    hidden: int = 300  # d: width of projected features and of both branches
-    relation_width: int = 500  # width of x^m, the vectors compared by the CRM (eq. 17)
-    context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
-    context_layers: int = 1
-    speaker_hidden: int = 0  # units per direction of a second BiLSTM, over each speaker's own turns; 0: none
-    alpha_contrastive: float = 0.3  # α1
-    alpha_contribution: float = 0.8  # α2
-    alpha_similarity: float = 0.3  # α3
-    tau_modality: float = 0.5
-    tau_utterance: float = 0.3
-    beta: float = 0.1  # slack of the hinge (eq. 19)
-    # Dropout: of the projected features and before every other linear map; and where it differs from that.
-    dropout: float = 0.2
-    input_dropout: float = 0.0  # on the raw features
-    head_dropout: float | None = None  # of teacher and student; None: as `dropout`
-    layer_dropout: float = 0.0  # between BiLSTM layers
-    output_dropout: float = 0.0  # on the context vectors
-    # Ablations (Table 2, A25).
-    modality_branch: bool = True  # modality-level disentanglement: its features and its loss
-    utterance_branch: bool = True  # utterance-level disentanglement
-    fusion: Literal["contribution", "uniform", "attention"] = "contribution"
-    refusion: Literal["agreement", "full", "zero", "attention"] = "agreement"
-    # Readings of the paper (A4 to A20).
-    contrastive_scope: Literal["batch", "dialogue"] = "batch"  # A6
-    contrastive_times_tau: bool = False  # A7
-    branch_merge: Literal["concat", "sum"] = "concat"  # A4
-    branch_scale: float = 1.0  # A4: factor on the sum of the branches
-    stacked_utterance_branch: bool = False  # A5
-    teacher_gelu: bool = False  # A8
-    normalise_contributions: bool = False  # A9
-    unweighted_share: bool = False  # A9: h^f = [0.9 Σ ω m ; Σ m]
-    detach_target: bool = True  # A10
-    prototypes: Literal["running", "batch", "learned"] = "running"  # A12, A13: only `running` has no gradient
-    prototype_temperature: float = 0.1  # of the class distribution over cosines, for `learned`
-    active_hinge_mean: bool = False  # A19: average over the active terms only
-    agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20, or the emotions that x^m speaks for
-    clamp_agreement: bool = False  # A16
-    agreement_gradient: bool = False  # A17
-    context_output: Literal["own", "neighbours"] = "own"  # A20
-    context_scale: float = 1.0  # factor on 1 − ψ
-
-    def __post_init__(self) -> None:
-        names = [field.name for field in fields(self)]
-        require_ranges(
-            self,
-            "network",
-            positive=("hidden", "relation_width", "context_hidden", "context_layers", "tau_modality")
-            + ("tau_utterance", "prototype_temperature"),
-            not_negative=("speaker_hidden", "beta", *(n for n in names if n.startswith("alpha_"))),
-            shares=[n for n in names if n.endswith("dropout")],
-        )
-        if self.agreement_on == "emotions" and self.prototypes != "learned":
-            raise ConfigError("network.agreement_on = emotions needs network.prototypes = learned")
+from mmerc.models.base import InputProjection, Network, Output
+from mmerc.models.df_erc_settings import Config
 
 
 class Disentanglement(nn.Module):
@@ -339,62 +277,3 @@ class DFERC(Network):
                 similarity, diagnostics = self.crm.loss(x, batch)
                 losses["similarity"] = c.alpha_similarity * similarity
         return Output(logits, losses, omega.T, context_weight, diagnostics)  # Σ losses: eq. 25
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # What works (docs/log.md): strong dropout, prototypes that tell emotions apart, a gate on the agreement
-    # about emotions that is trained with the rest, and a context that knows who speaks.
-    "refined": {
-        "network": {
-            "hidden": 256,
-            "relation_width": 128,
-            "context_hidden": 200,
-            "speaker_hidden": 100,
-            "dropout": 0.4,
-            "input_dropout": 0.4,
-            "head_dropout": 0.5,
-            "output_dropout": 0.3,
-            "prototypes": "learned",
-            "agreement_on": "emotions",
-            "agreement_gradient": True,
-        },
-        "training": STEADY_TRAINING,
-    },
-    "paper": {},
-    # What the official code does (commit 8a92a9d), as far as docs/df-erc.md says.
-    "official": {
-        "network": {
-            "alpha_contrastive": 0.4,
-            "alpha_contribution": 1.0,
-            "alpha_similarity": 0.7,
-            "tau_modality": 1.0,
-            "tau_utterance": 1.0,
-            "contrastive_times_tau": True,
-            "branch_merge": "sum",
-            "branch_scale": 0.4,
-            "stacked_utterance_branch": True,
-            "teacher_gelu": True,
-            "normalise_contributions": True,
-            "unweighted_share": True,
-            "detach_target": False,
-            "prototypes": "batch",
-            "active_hinge_mean": True,
-            "context_hidden": 600,
-            "context_layers": 2,
-            "layer_dropout": 0.3,
-            "context_output": "neighbours",
-            "context_scale": 0.8,
-        },
-        "training": {
-            "epochs": 20,
-            "patience": 10,
-            "batch_size": 2,
-            "learning_rate": 5e-4,
-            "encoder_learning_rate": 2e-5,
-            "betas": (0.9, 0.84),
-            "eps": 1e-7,
-            "decay_biases": False,
-            "schedule": "linear",
-        },
-    },
-}
