@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    settings = {"training": {"epochs": 1, "batch_size": 8}}
+    settings = {"training": {"epochs": 1, "batch_size": 8, "batch_utterances": None}}
     run = resolve("df-erc", settings, {"preset": arguments.preset} if arguments.preset else {})
     with tempfile.TemporaryDirectory() as folder:
         corpus = meld_shaped(Path(folder) / "corpus")
