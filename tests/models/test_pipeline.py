@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -60,7 +60,10 @@ def test_present_rows_get_mean_0_and_sd_1(seed: int, rows: int, shift: float, sc
     standardizer = Standardizer({"a": 3}, clip=100.0)
     standardizer.fit("a", values, present)
     known = values[present]
-    expected = (known - known.mean(dim=0)) / known.std(dim=0, correction=0)
+    sd = known.std(dim=0, correction=0)
+    # A column that varies less than float32 can tell from rounding counts as constant; it has its own test.
+    assume(bool((sd > 2e-6 * known.abs().mean(dim=0)).all()))
+    expected = (known - known.mean(dim=0)) / sd
     scaled = standardizer.double()("a", known)
     # The buffers are float32, so a mean of 1000 is only known to 0.00003.
     tolerance = 1e-4 + 1e-7 * abs(shift) / scale
