@@ -91,11 +91,11 @@ def epoch_profile(trainer: Trainer) -> tuple[float, dict[str, float]]:
     profile.disable()
     stats = pstats.Stats(profile)
     parts: dict[str, float] = defaultdict(float)
-    for (file, _, function), (_, _, _, seconds, _) in stats.stats.items():  # type: ignore[attr-defined]
+    for (file, _, function), (_, _, _, seconds, _) in stats.stats.items():  # type: ignore[attr-defined]  # not in typeshed
         for name, (ending, wanted) in PARTS.items():
             if file.endswith(ending) and function == wanted:
                 parts[name] += seconds
-    total = float(stats.total_tt)  # type: ignore[attr-defined]
+    total = float(stats.total_tt)  # type: ignore[attr-defined]  # not in typeshed
     parts["rest"] = total - sum(parts.values())
     return total, dict(parts)
 

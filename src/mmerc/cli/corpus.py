@@ -228,11 +228,9 @@ def encode_text(
     corpus = Corpus.open(folder)
     if name in corpus.modalities and not force:
         raise CorpusError(f"{folder} has a modality {name!r} already: choose another --name, or --force")
-    texts = corpus.utterances["text"].fillna("").tolist()
-    if not any(text.strip() for text in texts):
+    dialogues = corpus.texts
+    if not any(text.strip() for texts in dialogues for text in texts):
         raise CorpusError(f"{folder}: no utterance has a text to encode")
-    bounds = zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
-    dialogues = [texts[start:stop] for start, stop in bounds]
     loaded = frozen_encoder(
         encoder,
         layers=_numbers(layers),
@@ -242,7 +240,7 @@ def encode_text(
         revision=revision,
     )
     loaded.to(choose_device(device))
-    with corpus_tables.progress(f"encoding with {encoder}", len(texts)) as advance:
+    with corpus_tables.progress(f"encoding with {encoder}", len(corpus)) as advance:
         features = encode(loaded, dialogues, advance)
     corpus_tables.print_added(corpus_tables.console(), corpus.add_modality(name, features), name)
 
