@@ -14,16 +14,20 @@ from mmerc.models import MODELS, Network, Output, build_pipeline, resolve
 
 WIDTHS = {"audio": 5, "text": 6, "visual": 4}
 CLASSES = 3
-SIZES = {"hidden": 4, "relation_width": 5, "context_hidden": 3}
+SIZES = {"relation_width": 5, "context_hidden": 3, "heads": 2, "window": 2}
 
 
 def _small(model: str) -> dict[str, Any]:
-    names = [f.name for f in fields(MODELS[model].config)]
-    return {
-        name: 0.0 if "dropout" in name else SIZES[name]
-        for name in names
-        if "dropout" in name or name in SIZES
-    }
+    """Few units (`…hidden`), two layers (`…layers`) and no dropout (`…dropout`), whatever the model."""
+    rules = {"dropout": 0.0, "hidden": 4, "layers": 2}
+    small = {}
+    for name in [f.name for f in fields(MODELS[model].config)]:
+        found = [value for ending, value in rules.items() if name.endswith(ending)]
+        if name in SIZES or found:
+            small[name] = SIZES.get(name, *found[:1])
+    if model == "df-erc":
+        del small["context_layers"], small["speaker_hidden"]  # the presets tell these two apart
+    return small
 
 
 # Few units and no dropout, so that training mode is deterministic.

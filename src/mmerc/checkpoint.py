@@ -49,6 +49,7 @@ class CheckpointInfo(BaseModel):
     class_weights: dict[str, float] | None
     versions: dict[str, str]
     git_commit: str | None
+    config_sha256: str = ""
     weights_sha256: str = ""
 
 
@@ -73,7 +74,11 @@ def save_checkpoint(
     if encoder is not None:
         encoder.save(path / "encoder")
     write_text(path / "config.yaml", yaml.safe_dump(_plain(asdict(run)), sort_keys=False, allow_unicode=True))
-    info = info.model_copy(update={"weights_sha256": _sha256(path / "model.safetensors")})
+    sums = {
+        "config_sha256": _sha256(path / "config.yaml"),
+        "weights_sha256": _sha256(path / "model.safetensors"),
+    }
+    info = info.model_copy(update=sums)
     write_text(path / "README.md", model_card(run, info))
     write_text(path / "checkpoint.json", info.model_dump_json(indent=2) + "\n")
 
@@ -103,12 +108,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
     weights = path / "model.safetensors"
     try:
-        if _sha256(weights) != info.weights_sha256:
-            raise CheckpointError(f"{weights} is damaged: its checksum is not the one in checkpoint.json")
+        _require_checksum(weights, info.weights_sha256)
         encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
         widths = {name: modality.width for name, modality in info.modalities.items()}
         pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
         _fill(pipeline, load_file(weights), path)
+        _require_checksum(path / "config.yaml", info.config_sha256)  # last: others say more about an edit
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
     except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
@@ -190,6 +195,11 @@ def _fill(pipeline: Pipeline, state: dict[str, Tensor], path: Path) -> None:
                 f"{name} is {found}, they say {expected}"
             )
     pipeline.load_state_dict(state)
+
+
+def _require_checksum(file: Path, expected: str) -> None:
+    if _sha256(file) != expected:
+        raise CheckpointError(f"{file} is damaged: its checksum is not the one in checkpoint.json")
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmerc.layers.attention import AdditiveAttention
+from mmerc.layers.attention import AdditiveAttention, DialogueAttention
+from mmerc.layers.padding import Padding
 
 S, N, D = 3, 4, 5
 SOME = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
@@ -53,3 +54,48 @@ def test_masks_in_half_precision(dtype: torch.dtype) -> None:
         weights = layer(x, SOME)
     torch.testing.assert_close(weights.float(), layer(x, SOME), rtol=0, atol=0.02)
     assert (weights[~SOME] == 0).all()
+
+
+def reference(layer: DialogueAttention) -> torch.nn.MultiheadAttention:
+    """PyTorch's own layer with the same weights."""
+    width = layer.query.in_features
+    other = torch.nn.MultiheadAttention(width, layer.heads, batch_first=True)
+    parts = (layer.query, layer.key, layer.value)
+    other.in_proj_weight.data = torch.cat([p.weight for p in parts])
+    other.in_proj_bias.data = torch.cat([p.bias for p in parts])
+    other.out_proj.load_state_dict(layer.out.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [[1], [3, 1, 5], [2, 2]])
+def test_dialogue_attention_is_multi_head_attention_dialogue_by_dialogue(
+    lengths: list[int], causal: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = DialogueAttention(4, 2, causal)
+    other = reference(layer)
+    query, source = torch.randn(sum(lengths), 4), torch.randn(sum(lengths), 4)
+    expected = []
+    for q, s in zip(query.split(lengths), source.split(lengths), strict=True):
+        later = torch.ones(len(q), len(q)).triu(1).bool() if causal else None
+        expected.append(other(q[None], s[None], s[None], attn_mask=later)[0][0])
+    mixed = layer(query, source, Padding.of(torch.tensor(lengths), torch.device("cpu")))
+    torch.testing.assert_close(mixed, torch.cat(expected), rtol=0, atol=1e-6)
+
+
+def test_absent_sources_are_not_attended_to() -> None:
+    torch.manual_seed(0)
+    layer = DialogueAttention(4, 2)
+    other = reference(layer)
+    query, source = torch.randn(5, 4), torch.randn(5, 4, requires_grad=True)
+    present = torch.tensor([True, False, True, False, False])
+    padding = Padding.of(torch.tensor([3, 2]), torch.device("cpu"))
+    mixed = layer(query, source, padding, present)
+    expected = other(query[None, :3], source[None, [0, 2]], source[None, [0, 2]])[0][0]
+    torch.testing.assert_close(mixed[:3], expected, rtol=0, atol=1e-6)
+    # The second dialogue has no source at all: what is left is the bias of the output map.
+    torch.testing.assert_close(mixed[3:], layer.out.bias.expand(2, -1), rtol=0, atol=1e-6)
+    mixed.sum().backward()
+    assert torch.isfinite(source.grad).all()
+    assert not source.grad[~present].any()

@@ -29,7 +29,7 @@ def test_flat_lstm_equals_one_dialogue_at_a_time(lengths: list[int], layers: int
     torch.manual_seed(seed)
     flat = FlatLSTM(3, 2, layers)
     x = torch.randn(sum(lengths), 3)
-    expected = torch.cat([flat.lstm(part)[0] for part in x.split(lengths)])
+    expected = torch.cat([flat.rnn(part)[0] for part in x.split(lengths)])
     torch.testing.assert_close(flat(x, torch.tensor(lengths)), expected, rtol=0, atol=1e-6)
 
 
@@ -43,8 +43,8 @@ def test_flat_lstm_runs_both_ways_within_a_dialogue_only() -> None:
 
 
 def test_flat_lstm_drops_between_layers_only() -> None:
-    assert FlatLSTM(3, 2, layers=1, dropout=0.5).lstm.dropout == 0
-    assert FlatLSTM(3, 2, layers=2, dropout=0.5).lstm.dropout == 0.5
+    assert FlatLSTM(3, 2, layers=1, dropout=0.5).rnn.dropout == 0
+    assert FlatLSTM(3, 2, layers=2, dropout=0.5).rnn.dropout == 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -20,7 +20,7 @@ def vote(network: Network, batch: Batch, name: str) -> Tensor:
     for d in range(len(batch.lengths)):
         dialogue = take(batch, [d])
         x = torch.tanh(linear(dialogue.features[name])) * dialogue.present[:, [column]]
-        states, _ = network.contexts[column].lstm(x)
+        states, _ = network.contexts[column].rnn(x)
         votes.append(network.classifiers[column](states))
     return torch.cat(votes)
 
@@ -48,7 +48,7 @@ def test_text_only_is_a_classifier_on_a_bilstm() -> None:
     for d in range(len(LENGTHS)):
         dialogue = take(batch, [d])
         x = torch.tanh(network.projection.linear["text"](dialogue.features["text"])) * dialogue.present
-        rows.append(network.classifier(network.context.lstm(x)[0]))
+        rows.append(network.classifier(network.context.rnn(x)[0]))
     output = network(batch)
     torch.testing.assert_close(output.logits, torch.cat(rows), rtol=0, atol=1e-6)
     assert output.contributions is None

@@ -20,10 +20,10 @@ State = dict[str, Tensor]
 def lstm_direction(state: State, suffix: str, inputs: list[Tensor]) -> list[Tensor]:
     """One direction of eq. 21, gate by gate."""
     w_x, w_h = (
-        state[f"crm.context.lstm.weight_ih_l0{suffix}"],
-        state[f"crm.context.lstm.weight_hh_l0{suffix}"],
+        state[f"crm.context.rnn.weight_ih_l0{suffix}"],
+        state[f"crm.context.rnn.weight_hh_l0{suffix}"],
     )
-    bias = state[f"crm.context.lstm.bias_ih_l0{suffix}"] + state[f"crm.context.lstm.bias_hh_l0{suffix}"]
+    bias = state[f"crm.context.rnn.bias_ih_l0{suffix}"] + state[f"crm.context.rnn.bias_hh_l0{suffix}"]
     hidden = cell = torch.zeros(w_h.shape[1], dtype=torch.float64)
     states = []
     for x in inputs:

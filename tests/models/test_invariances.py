@@ -1,5 +1,6 @@
 """What holds for every network in evaluation mode, whatever its preset or ablation."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -19,12 +20,19 @@ from helpers import (
     take,
     total,
 )
+from mmerc.batch import Batch
 from mmerc.models import MODELS, Network, build_pipeline, resolve
 
 DFERC = [("df-erc", preset, {}) for preset in DFERC_PRESETS]
 DFERC_ABLATED = [("df-erc", p, {**ABLATIONS[name]}) for p in DFERC_PRESETS for name in ABLATIONS]
-ALL = [*DFERC_ABLATED, ("late-fusion", None, {}), ("text-only", None, {})]
-PLAIN = [*DFERC, ("late-fusion", None, {}), ("text-only", None, {})]
+OTHERS = [(model, preset, {}) for model in MODELS if model != "df-erc" for preset in MODELS[model].presets]
+ALL = [*DFERC_ABLATED, *OTHERS]
+PLAIN = [*DFERC, *OTHERS]
+WITH_CAUSAL_MODE = [
+    (model, next(iter(entry.presets)), {"causal": True})
+    for model, entry in MODELS.items()
+    if "causal" in [field.name for field in fields(entry.config)]
+]
 LENGTHS = [3, 1, 6, 2]
 
 
@@ -32,8 +40,24 @@ def build(model: str, preset: str | None, overrides: dict[str, Any], **more: Any
     return make_network(model, preset, **more, **overrides).eval()
 
 
-def test_every_model_is_covered() -> None:
-    assert {model for model, *_ in PLAIN} == set(MODELS)
+@pytest.mark.parametrize(("model", "preset", "overrides"), WITH_CAUSAL_MODE)
+def test_a_causal_network_does_not_see_later_utterances(
+    model: str, preset: str | None, overrides: dict[str, Any]
+) -> None:
+    network = build(model, preset, overrides)
+    batch = make_batch([5, 1, 6], modalities_of(model), missing=0.2)
+    whole = network(batch)
+    step = torch.cat([torch.arange(n) for n in batch.lengths.tolist()])
+    for now in range(6):
+        past = step <= now
+        cut = [min(n, now + 1) for n in batch.lengths.tolist()]
+        early = Batch(
+            features={m: x[past] for m, x in batch.features.items()},
+            present=batch.present[past],
+            lengths=torch.tensor(cut),
+            speakers=batch.speakers[past],
+        )
+        assert_same(whole, network(early), past, 1e-6)
 
 
 @pytest.mark.parametrize(("model", "preset", "overrides"), ALL)

@@ -1,10 +1,16 @@
-"""Additive attention over a few sources, as the ablations of DF-ERC use it (decision A25)."""
+"""Attention: additive over a few sources, and multi-head over the utterances of a dialogue."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmerc.layers.padding import Padding
 
 
 class AdditiveAttention(nn.Module):
-    """Weights a_s = softmax_s(w · tanh(W x_s)) over sources s, (S, N, d) → (S, N)."""
+    """Weights a_s = softmax_s(w · tanh(W x_s)) over sources s, (S, N, d) → (S, N).
+
+    As the ablations of DF-ERC use it (decision A25).
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -23,3 +29,50 @@ class AdditiveAttention(nn.Module):
         # The floor keeps an utterance without any source at weight 0 instead of NaN.
         weights = scores.masked_fill(~present, -1e9).softmax(dim=0)
         return weights * present
+
+
+class DialogueAttention(nn.Module):
+    """Multi-head attention from every utterance to the utterances of its own dialogue, (N, d) → (N, d).
+
+    As `torch.nn.MultiheadAttention` without dropout on the weights (Vaswani et al. 2017, eq. 1 and section
+    3.2.2). A query that may look at no key gets zeros before the output map. A causal one looks at no
+    later utterance.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, query: Tensor, source: Tensor, padding: Padding, present: Tensor | None = None
+    ) -> Tensor:
+        """Return what each utterance takes from the `source` of its dialogue.
+
+        Args:
+            query: (N, d)
+            source: (N, d) where keys and values come from
+            padding: the layout of the batch
+            present: (N,) bool, the rows of `source` that count; None: all of them
+        """
+        q, k, v = (
+            self._heads(padding.pad(linear(x)))
+            for linear, x in ((self.query, query), (self.key, source), (self.value, source))
+        )
+        allowed = padding.pairs(self.causal)
+        if present is not None:
+            allowed = allowed & padding.pad(present)[:, None, :]
+        some = allowed.any(dim=-1, keepdim=True)
+        # Whoever may look at nothing looks at everything, and what it sees is dropped: no NaN on the way.
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(allowed | ~some)[:, None])
+        mixed = mixed.transpose(1, 2).flatten(2) * some
+        result: Tensor = self.out(padding.flat(mixed))
+        return result
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Split x (B, T, d) into (B, heads, T, d / heads)."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)

@@ -1,23 +1,32 @@
 """Recurrence over time on the flat batch."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 
-class FlatLSTM(nn.Module):
-    """A bidirectional LSTM over each dialogue of a flat batch, (N, d_in) → (N, 2·hidden).
+class FlatRecurrence(nn.Module):
+    """A recurrence over each dialogue of a flat batch, (N, d_in) → (N, 2·hidden).
 
-    The flat rows are permuted straight into the packed (time-major) order, so there is no padding
-    and a dialogue's result does not depend on its neighbours in the batch.
+    It runs both ways, with `hidden` units each; a causal one runs forward only, with twice the units, so
+    that the width is the same. The flat rows are permuted straight into the packed (time-major) order, so
+    there is no padding and a dialogue's result does not depend on its neighbours in the batch.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0) -> None:
+    cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
+
+    def __init__(
+        self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(width, hidden, layers, bidirectional=True, dropout=dropout if layers > 1 else 0.0)
+        units = 2 * hidden if causal else hidden
+        dropout = dropout if layers > 1 else 0.0
+        self.rnn = self.cell(width, units, layers, bidirectional=not causal, dropout=dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states of both directions.
+        """Return the state at every utterance.
 
         Args:
             x: (N, d_in)
@@ -25,14 +34,39 @@ class FlatLSTM(nn.Module):
         """
         order, batch_sizes = packed_order(lengths)
         order = order.to(x.device)
-        packed, _ = self.lstm(PackedSequence(x[order], batch_sizes))
+        packed, _ = self.rnn(PackedSequence(x[order], batch_sizes))
         return torch.empty_like(packed.data).index_copy(0, order, packed.data)
+
+    def by_speaker(self, x: Tensor, lengths: Tensor, speakers: Tensor) -> Tensor:
+        """Return the state at every utterance of a recurrence over each speaker's own turns, (N, 2·hidden).
+
+        Args:
+            x: (N, d_in)
+            lengths: (B,) utterances per dialogue, on the CPU
+            speakers: (N,) number of the speaker within the dialogue
+        """
+        order, counts = speaker_order(lengths, speakers)
+        order = order.to(x.device)
+        own = self(x[order], counts)
+        return torch.empty_like(own).index_copy(0, order, own)
+
+
+class FlatLSTM(FlatRecurrence):
+    """An LSTM over each dialogue of a flat batch."""
+
+    cell = nn.LSTM
+
+
+class FlatGRU(FlatRecurrence):
+    """A GRU over each dialogue of a flat batch."""
+
+    cell = nn.GRU
 
 
 def speaker_order(lengths: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of a flat batch, each speaker's turns of a dialogue in a row (N,), and how many (S,).
 
-    With it, a recurrence over time runs over the turns of one person: `FlatLSTM(x[order], counts)`.
+    With it, a recurrence over time runs over the turns of one person: `recurrence(x[order], counts)`.
 
     Args:
         lengths: (B,) on the CPU

@@ -11,7 +11,7 @@ from mmerc.config import RunConfig, build, merge
 from mmerc.errors import ConfigError
 from mmerc.features.text import TextEncoder
 from mmerc.models import df_erc, df_erc_settings, late_fusion, text_only
-from mmerc.models.base import Network, Output
+from mmerc.models.base import Network, Output, Paper
 from mmerc.models.pipeline import Pipeline
 
 __all__ = ["MODELS", "Entry", "Network", "Output", "build_pipeline", "choose_modalities", "find", "resolve"]
@@ -20,17 +20,18 @@ STANDARD = ("text", "audio", "visual")
 
 
 class Entry(NamedTuple):
-    """A network, its frozen config dataclass, and its named presets (overrides of a run's config)."""
+    """A network, its frozen config dataclass, its named presets (overrides of a run's config), its source."""
 
     config: type[Any]
     network: type[Any]  # a `Network`; its constructor takes the config first
     presets: dict[str, dict[str, Any]]
+    paper: Paper | None  # None: of our own making
 
 
 MODELS: dict[str, Entry] = {
-    "df-erc": Entry(df_erc_settings.Config, df_erc.DFERC, df_erc_settings.PRESETS),
-    "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, late_fusion.PRESETS),
-    "text-only": Entry(text_only.Config, text_only.TextOnly, text_only.PRESETS),
+    "df-erc": Entry(df_erc_settings.Config, df_erc.DFERC, df_erc_settings.PRESETS, df_erc.PAPER),
+    "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, late_fusion.PRESETS, None),
+    "text-only": Entry(text_only.Config, text_only.TextOnly, text_only.PRESETS, None),
 }
 
 

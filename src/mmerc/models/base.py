@@ -1,6 +1,6 @@
 """What every network of the zoo takes and returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -64,16 +64,31 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
+class Paper(NamedTuple):
+    """Where a model was published."""
+
+    name: str  # of the model, as its authors write it
+    venue: str
+    year: int
+    url: str
+
+
 class InputProjection(nn.Module):
-    """t̃ = Drop(tanh(W t + b)) for each modality (decision A3): d_m → d, stacked to (M, N, d).
+    """t̃ = Drop(f(W t + b)) for each modality: d_m → d, stacked to (M, N, d); f is tanh (decision A3).
 
     An absent modality becomes a zero vector.
     """
 
     def __init__(
-        self, widths: Mapping[str, int], hidden: int, dropout: float, input_dropout: float = 0.0
+        self,
+        widths: Mapping[str, int],
+        hidden: int,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
     ) -> None:
         super().__init__()
+        self.activation = activation
         self.linear = nn.ModuleDict({m: nn.Linear(widths[m], hidden) for m in sorted(widths)})
         self.dropout = nn.Dropout(dropout)
         self.input_dropout = nn.Dropout(input_dropout)
@@ -81,7 +96,7 @@ class InputProjection(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the projected features of the batch, (M, N, d)."""
         projected = [
-            torch.tanh(layer(self.input_dropout(batch.features[m]))) for m, layer in self.linear.items()
+            self.activation(layer(self.input_dropout(batch.features[m]))) for m, layer in self.linear.items()
         ]
         stacked: Tensor = self.dropout(torch.stack(projected))
         return stacked * batch.present.T[..., None]

@@ -24,9 +24,11 @@ from mmerc.layers.prototypes import (
     hinge_distance,
     masked_share,
 )
-from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, speaker_order
-from mmerc.models.base import InputProjection, Network, Output
+from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
+from mmerc.models.base import InputProjection, Network, Output, Paper
 from mmerc.models.df_erc_settings import Config
+
+PAPER = Paper("DF-ERC", "ACM MM", 2023, "https://doi.org/10.1145/3581783.3612053")
 
 
 class Disentanglement(nn.Module):
@@ -143,8 +145,8 @@ class ContextRefusion(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.layer_dropout)
-        self.speaker = FlatLSTM(fused_width, c.speaker_hidden) if c.speaker_hidden else None
+        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.layer_dropout, c.causal)
+        self.speaker = FlatLSTM(fused_width, c.speaker_hidden, causal=c.causal) if c.speaker_hidden else None
         self.output_dropout = nn.Dropout(c.output_dropout)
         context_width = 2 * (c.context_hidden + c.speaker_hidden)
         self.width = fused_width + context_width
@@ -183,10 +185,8 @@ class ContextRefusion(nn.Module):
     def _context(self, fused: Tensor, batch: Batch) -> Tensor:
         context = self.context(fused, batch.lengths)  # eq. 21
         if self.speaker is not None:
-            order, counts = speaker_order(batch.lengths, batch.speakers)
-            order = order.to(fused.device)
-            own = self.speaker(fused[order], counts)
-            context = torch.cat([context, torch.empty_like(own).index_copy(0, order, own)], dim=-1)
+            own = self.speaker.by_speaker(fused, batch.lengths, batch.speakers)
+            context = torch.cat([context, own], dim=-1)
         dropped: Tensor = self.output_dropout(context)
         return dropped
 

@@ -20,16 +20,15 @@ class Config:
     hidden: int = 300  # d: width of projected features and of both branches
     relation_width: int = 500  # width of x^m, the vectors compared by the CRM (eq. 17)
     context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
-    context_layers: int = 1
+    context_layers: int = 1  # of the BiLSTM
     speaker_hidden: int = 0  # units per direction of a second BiLSTM, over each speaker's own turns; 0: none
     alpha_contrastive: float = 0.3  # α1
     alpha_contribution: float = 0.8  # α2
     alpha_similarity: float = 0.3  # α3
-    tau_modality: float = 0.5
-    tau_utterance: float = 0.3
+    tau_modality: float = 0.5  # τ of the modality-level loss
+    tau_utterance: float = 0.3  # τ of the utterance-level loss
     beta: float = 0.1  # slack of the hinge (eq. 19)
-    # Dropout: of the projected features and before every other linear map; and where it differs from that.
-    dropout: float = 0.2
+    dropout: float = 0.2  # of the projected features and before every other linear map
     input_dropout: float = 0.0  # on the raw features
     head_dropout: float | None = None  # of teacher and student; None: as `dropout`
     layer_dropout: float = 0.0  # between BiLSTM layers
@@ -37,26 +36,27 @@ class Config:
     # Ablations (Table 2, A25).
     modality_branch: bool = True  # modality-level disentanglement: its features and its loss
     utterance_branch: bool = True  # utterance-level disentanglement
-    fusion: Literal["contribution", "uniform", "attention"] = "contribution"
-    refusion: Literal["agreement", "full", "zero", "attention"] = "agreement"
+    fusion: Literal["contribution", "uniform", "attention"] = "contribution"  # weights ω, 1, or attention
+    refusion: Literal["agreement", "full", "zero", "attention"] = "agreement"  # weight of the context
     # Readings of the paper (A4 to A20).
-    contrastive_scope: Literal["batch", "dialogue"] = "batch"  # A6
-    contrastive_times_tau: bool = False  # A7
-    branch_merge: Literal["concat", "sum"] = "concat"  # A4
+    contrastive_scope: Literal["batch", "dialogue"] = "batch"  # A6: whose vectors meet in a list
+    contrastive_times_tau: bool = False  # A7: the losses times τ
+    branch_merge: Literal["concat", "sum"] = "concat"  # A4: how the branches join the features
     branch_scale: float = 1.0  # A4: factor on the sum of the branches
-    stacked_utterance_branch: bool = False  # A5
-    teacher_gelu: bool = False  # A8
-    normalise_contributions: bool = False  # A9
+    stacked_utterance_branch: bool = False  # A5: the utterance branch reads the modality branch
+    teacher_gelu: bool = False  # A8: GELU on the teacher's logits
+    normalise_contributions: bool = False  # A9: ω / Σ ω
     unweighted_share: bool = False  # A9: h^f = [0.9 Σ ω m ; Σ m]
-    detach_target: bool = True  # A10
+    detach_target: bool = True  # A10: no gradient through the student's target
     prototypes: Literal["running", "batch", "learned"] = "running"  # A12, A13: only `running` has no gradient
     prototype_temperature: float = 0.1  # of the class distribution over cosines, for `learned`
     active_hinge_mean: bool = False  # A19: average over the active terms only
     agreement_on: Literal["vectors", "emotions"] = "vectors"  # eq. 20, or the emotions that x^m speaks for
-    clamp_agreement: bool = False  # A16
-    agreement_gradient: bool = False  # A17
-    context_output: Literal["own", "neighbours"] = "own"  # A20
+    clamp_agreement: bool = False  # A16: ψ into [0, 1]
+    agreement_gradient: bool = False  # A17: gradient through ψ
+    context_output: Literal["own", "neighbours"] = "own"  # A20: which states are an utterance's context
     context_scale: float = 1.0  # factor on 1 − ψ
+    causal: bool = False  # no look-ahead: the context of an utterance is what came before it
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -67,6 +67,8 @@ class Config:
             not_negative=("speaker_hidden", "beta", *(n for n in names if n.startswith("alpha_"))),
             shares=[n for n in names if n.endswith("dropout")],
         )
+        if self.causal and self.context_output == "neighbours":
+            raise ConfigError("network.context_output = neighbours looks at the next utterance: not causal")
         if self.agreement_on == "emotions" and self.prototypes != "learned":
             raise ConfigError("network.agreement_on = emotions needs network.prototypes = learned")
 

@@ -20,8 +20,9 @@ class Config:
 
     hidden: int = 300  # width of the projected features
     context_hidden: int = 300  # LSTM units per direction, in each modality
-    dropout: float = 0.2
+    dropout: float = 0.2  # of the projected features and before the classifiers
     input_dropout: float = 0.0  # on the raw features
+    causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -37,7 +38,9 @@ class LateFusion(Network):
     ) -> None:
         super().__init__(widths, num_classes, class_weights)
         self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
-        self.contexts = nn.ModuleList(FlatLSTM(config.hidden, config.context_hidden) for _ in widths)
+        self.contexts = nn.ModuleList(
+            FlatLSTM(config.hidden, config.context_hidden, causal=config.causal) for _ in widths
+        )
         self.classifiers = nn.ModuleList(
             nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes))
             for _ in widths

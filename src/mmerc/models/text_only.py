@@ -23,8 +23,9 @@ class Config:
 
     hidden: int = 300  # width of the projected text
     context_hidden: int = 300  # LSTM units per direction
-    dropout: float = 0.2
+    dropout: float = 0.2  # of the projected text and before the classifier
     input_dropout: float = 0.0  # on the raw features
+    causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -44,7 +45,7 @@ class TextOnly(Network):
             raise ConfigError(f"text-only reads the modality 'text' alone, not {', '.join(widths) or 'none'}")
         super().__init__(widths, num_classes, class_weights)
         self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
-        self.context = FlatLSTM(config.hidden, config.context_hidden)
+        self.context = FlatLSTM(config.hidden, config.context_hidden, causal=config.causal)
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(2 * config.context_hidden, num_classes)
         )
