@@ -169,17 +169,17 @@ class TextEncoderConfig:
 class TrainingConfig:
     """How a network is trained; the defaults are those of the DF-ERC paper where it states them."""
 
-    epochs: int = 40
+    epochs: int = 40  # at most
     patience: int = 10  # epochs without a better validation score before the run stops
     batch_size: int = 8  # dialogues
     batch_utterances: int | None = None  # about so many utterances instead, whatever the dialogues' lengths
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # of the network, after warm-up
     encoder_learning_rate: float = 1e-5  # of the text encoder, when it is trained along
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of AdamW: a step shrinks the weights by learning rate times this
     decay_biases: bool = True  # weight decay on biases and norms too
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup_steps: int = 100
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW: memory of the gradient's mean, of its square's
+    eps: float = 1e-8  # of AdamW: keeps its division from 0
+    warmup_steps: int = 100  # over which the learning rates rise from 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; the others fall to 0
     clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
     class_weights: float | dict[str, float] | None = None  # an exponent p: weight ∝ count^−p; or by label
@@ -214,12 +214,12 @@ class TrainingConfig:
 class RunConfig:
     """Everything that defines a run beside the corpus and the seed; saved as `config.yaml`."""
 
-    model: str
-    preset: str | None = None
+    model: str  # its name, as `mmerc models` lists it
+    preset: str | None = None  # named settings, for the keys that are not given here
     modalities: tuple[str, ...] | None = None  # None: text, audio and visual, as far as the corpus has them
     text_encoder: TextEncoderConfig | None = None  # None: frozen vectors from the corpus
-    network: dict[str, Any] = field(default_factory=dict)  # the model's own Config
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    network: dict[str, Any] = field(default_factory=dict)  # the model's own settings
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # how it is trained
 
     def __post_init__(self) -> None:
         if self.modalities == ():

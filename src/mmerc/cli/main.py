@@ -9,6 +9,7 @@ from rich.console import Console
 from mmerc.cli.corpus import app as corpus_app
 from mmerc.cli.demo import demo
 from mmerc.cli.evaluate import evaluate
+from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
 from mmerc.cli.train import train
 from mmerc.errors import MmercError
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora.")
+app.add_typer(models_app, name="models", help="List the models and explain their settings.")
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)

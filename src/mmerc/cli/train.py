@@ -17,7 +17,7 @@ console = Console(highlight=False)
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="df-erc, late-fusion or text-only")],
+    model: Annotated[str, typer.Argument(help="A model, as `mmerc models` lists it.")],
     corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the run; must not hold another run.")],
     config: Annotated[list[Path] | None, typer.Option(help="YAML file; later files win. Repeatable.")] = None,
