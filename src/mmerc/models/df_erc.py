@@ -117,12 +117,15 @@ class ContributionFusion(nn.Module):
             fused = torch.cat([0.9 * fused, (m * present[..., None]).sum(dim=0)], dim=-1)
         return fused, omega
 
+    def teacher_logits(self, m: Tensor) -> Tensor:
+        """Return the logits of each modality's own classifier (eq. 10), (M, N, K)."""
+        logits: Tensor = self.teacher(m)
+        return F.gelu(logits) if self.config.teacher_gelu else logits
+
     def loss(self, m: Tensor, omega: Tensor, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
         """Return the parts of L_con (eqs. 13 to 15): teacher_ce and student_mse, summed over modalities."""
         assert batch.labels is not None
-        logits = self.teacher(m)  # eq. 10, (M, N, K)
-        if self.config.teacher_gelu:
-            logits = F.gelu(logits)
+        logits = self.teacher_logits(m)
         target = batch.labels.clamp(min=0).expand(len(m), -1)[..., None]
         truth = logits.softmax(dim=-1).gather(-1, target).squeeze(-1)  # eq. 11: TCP (M, N)
         if self.config.detach_target:

@@ -102,6 +102,11 @@ class Pipeline(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Return the network's output for a batch of raw features or tokens."""
+        output: Output = self.network(self.prepare(batch))
+        return output
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch as the network reads it: tokens encoded, features standardised, absent ones zero."""
         features = batch.features
         if self.encoder is not None and batch.tokens is not None:
             features = {**features, "text": self.encoder(batch.tokens, len(batch.present))}
@@ -112,8 +117,7 @@ class Pipeline(nn.Module):
             m: features[m].masked_fill(~batch.present[:, [column]], 0.0)
             for column, m in enumerate(self.network.modalities)
         }
-        output: Output = self.network(batch._replace(features=features))
-        return output
+        return batch._replace(features=features)
 
     @torch.inference_mode()
     def infer(
