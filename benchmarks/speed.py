@@ -13,22 +13,18 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from mmerc.conversation import Conversation, Utterance
-from mmerc.corpus import Corpus, Features, write_corpus
 from mmerc.models import resolve
 from mmerc.recognizer import load
 from mmerc.training import Listener, Task, Trainer, train
+from shapes import SHAPES, gemm_rate, write_noise
 
-LABELS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
-WIDTHS = {"text": 1024, "audio": 300, "visual": 342}
-DIALOGUES, UTTERANCES = 1038, 9989
+MELD = SHAPES["meld"]
 # Where an epoch's time goes: part → the file and function whose cumulative time it is.
 PARTS = {
     "build batches": ("mmerc/batch.py", "batch"),
@@ -37,50 +33,6 @@ PARTS = {
     "gradient clipping": ("torch/nn/utils/clip_grad.py", "clip_grad_norm_"),
     "optimizer": ("torch/optim/optimizer.py", "wrapper"),
 }
-
-
-def meld_shaped(folder: Path) -> Corpus:
-    """Write a corpus of noise with MELD's numbers of dialogues, utterances, widths and classes."""
-    rng = np.random.default_rng(0)
-    # MELD's training dialogues have 1 to 24 utterances, 9.6 on average, nearly uniform.
-    lengths = rng.integers(1, 20, DIALOGUES)
-    while lengths.sum() != UTTERANCES:
-        index = rng.integers(DIALOGUES)
-        step = int(np.sign(UTTERANCES - lengths.sum()))
-        if 1 <= lengths[index] + step <= 24:
-            lengths[index] += step
-    lengths = np.r_[lengths, rng.integers(1, 20, 114)]
-    total = int(lengths.sum())
-    table = pd.DataFrame(
-        {
-            "dialogue_id": np.repeat([f"d{i}" for i in range(len(lengths))], lengths),
-            "utterance_index": np.concatenate([np.arange(n) for n in lengths]),
-            "speaker": rng.choice(["A", "B", "C"], total),
-            "text": "",
-            "label": rng.choice(LABELS, total),
-            "split": np.repeat(["train"] * DIALOGUES + ["validation"] * 114, lengths),
-        }
-    )
-    features = {
-        m: Features(
-            rng.standard_normal((total, d), dtype=np.float32), np.ones(total, dtype=bool), {"kind": "noise"}
-        )
-        for m, d in WIDTHS.items()
-    }
-    return write_corpus(
-        folder, name="meld-shaped", labels=LABELS, utterances=table, features=features, provenance={}
-    )
-
-
-def gemm_rate() -> float:
-    """Return the fp32 rate of a 2048³ matrix product, in 10⁹ operations a second."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return float(2 * 2048**3 / min(times) / 1e9)
 
 
 def epoch_profile(trainer: Trainer) -> tuple[float, dict[str, float]]:
@@ -105,7 +57,7 @@ def latency(checkpoint: Path, repeats: int = 200) -> list[float]:
     recognizer = load(checkpoint, "cpu")
     rng = np.random.default_rng(1)
     utterances = tuple(
-        Utterance(features={m: rng.standard_normal(d).astype(np.float32) for m, d in WIDTHS.items()})
+        Utterance(features={m: rng.standard_normal(d).astype(np.float32) for m, d in MELD.widths.items()})
         for _ in range(10)
     )
     conversation = Conversation(utterances)
@@ -130,7 +82,7 @@ def main() -> None:
     settings = {"training": {"epochs": 1, "batch_size": 8, "batch_utterances": None}}
     run = resolve("df-erc", settings, {"preset": arguments.preset} if arguments.preset else {})
     with tempfile.TemporaryDirectory() as folder:
-        corpus = meld_shaped(Path(folder) / "corpus")
+        corpus = write_noise(Path(folder) / "corpus", "meld")
         task = Task(corpus, run, corpus.split("train"), corpus.split("validation"), seed=0)
         trainer = Trainer(task, torch.device("cpu"))
         parameters = sum(p.numel() for p in trainer.pipeline.parameters())
@@ -138,9 +90,7 @@ def main() -> None:
             f"df-erc ({run.preset}), {parameters:,} parameters, "
             f"{arguments.threads} thread(s), torch {torch.__version__}"
         )
-        print(
-            f"{UTTERANCES} utterances, {DIALOGUES} dialogues, batch {asdict(run)['training']['batch_size']}"
-        )
+        print(f"{MELD.utterances} utterances, {MELD.dialogues} dialogues, batch {run.training.batch_size}")
         epochs = [epoch_profile(Trainer(task, torch.device("cpu"))) for _ in range(arguments.repeats)]
         rate = gemm_rate()
         total, parts = min(epochs, key=lambda pair: pair[0])
