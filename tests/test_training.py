@@ -161,8 +161,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Let the validation scores be these, epoch after epoch."""
     validate = Trainer._validate
 
-    def scored(self: Trainer) -> dict[str, Any]:
-        return validate(self) | {"weighted_f1": scores[self.progress.epoch]}
+    def scored(self: Trainer, listener: Listener) -> dict[str, Any]:
+        return validate(self, listener) | {"weighted_f1": scores[self.progress.epoch]}
 
     monkeypatch.setattr(Trainer, "_validate", scored)
 

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import torch
 
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
@@ -15,6 +17,7 @@ from mmerc.errors import CheckpointError, CorpusError, FeatureError
 from mmerc.metrics import Scores, score
 from mmerc.models.pipeline import Inference
 from mmerc.optimization import choose_device
+from mmerc.storage import atomic_path
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ def find_checkpoints(path: Path) -> list[Path]:
     return found
 
 
-def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "auto") -> list[Evaluation]:
+def evaluate(
+    path: Path, corpus: Corpus, split: str = "test", device: str = "auto", hide: Sequence[str] = ()
+) -> list[Evaluation]:
     """Score all checkpoints at or below `path`, one evaluation per seed.
 
     Checkpoints of a cross-validation are scored on their own test fold, and the folds of a seed are pooled.
@@ -53,6 +58,7 @@ def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "aut
         corpus: the corpus to score on; labels, modalities and recipes must be the checkpoints'
         split: the split of a corpus without folds
         device: `auto`, or a torch device
+        hide: modalities to take away from every utterance
 
     Raises:
         CheckpointError: no checkpoint, a broken one, other labels, or a seed whose folds are incomplete.
@@ -66,7 +72,9 @@ def evaluate(path: Path, corpus: Corpus, split: str = "test", device: str = "aut
         by_seed[checkpoint.info.seed].append(checkpoint)
     for seed, group in by_seed.items():
         _check_group(seed, group, corpus, whole)
-    return [_evaluate_seed(seed, group, corpus, split, device) for seed, group in sorted(by_seed.items())]
+    return [
+        _evaluate_seed(seed, group, corpus, split, device, hide) for seed, group in sorted(by_seed.items())
+    ]
 
 
 def _check_group(seed: int, group: Sequence[Checkpoint], corpus: Corpus, whole: bool) -> None:
@@ -83,7 +91,7 @@ def _check_group(seed: int, group: Sequence[Checkpoint], corpus: Corpus, whole: 
 
 
 def _evaluate_seed(
-    seed: int, group: Sequence[Checkpoint], corpus: Corpus, split: str, device: str
+    seed: int, group: Sequence[Checkpoint], corpus: Corpus, split: str, device: str, hide: Sequence[str]
 ) -> Evaluation:
     folds = [checkpoint.info.fold for checkpoint in group]
     parts = []
@@ -91,7 +99,8 @@ def _evaluate_seed(
         dialogues = (
             corpus.split(split) if checkpoint.info.fold is None else corpus.fold(checkpoint.info.fold)["test"]
         )
-        parts.append((dialogues, _infer(checkpoint, corpus, dialogues, device)))
+        check_fit(checkpoint, corpus)
+        parts.append((dialogues, infer(checkpoint, corpus, dialogues, device, hide)))
     rows = np.concatenate([corpus.rows(dialogues) for dialogues, _ in parts])
     if (corpus.targets[rows] == MISSING).all():
         where = "the test folds" if None not in folds else f"the split {split!r}"
@@ -116,13 +125,62 @@ def _evaluate_seed(
     )
 
 
-def _infer(
-    checkpoint: Checkpoint, corpus: Corpus, dialogues: npt.NDArray[np.int64], device: str
+def infer(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    dialogues: npt.NDArray[np.int64],
+    device: str = "auto",
+    hide: Sequence[str] = (),
 ) -> Inference:
-    check_fit(checkpoint, corpus)
+    """Predict the given dialogues of a corpus, the modalities in `hide` taken away.
+
+    Raises:
+        CheckpointError: `hide` names a modality that the checkpoint does not read.
+    """
+    names = sorted(checkpoint.info.modalities)
+    if unknown := sorted(set(hide) - set(names)):
+        raise CheckpointError(
+            f"{checkpoint.path} does not read {', '.join(unknown)}; it reads {', '.join(names)}"
+        )
     pipeline = checkpoint.pipeline.to(choose_device(device))
-    examples = Examples.from_corpus(corpus, list(checkpoint.info.modalities), pipeline.encoder)
+    examples = Examples.from_corpus(corpus, names, pipeline.encoder)
+    if hide:
+        kept = torch.tensor([name not in hide for name in names])
+        examples = replace(examples, present=examples.present & kept)
     return pipeline.infer(examples, dialogues)
+
+
+def predictions(
+    corpus: Corpus, rows: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]
+) -> pd.DataFrame:
+    """Return predictions as a table: a row per utterance, a column `p:<label>` per label.
+
+    The other columns are dialogue_id, utterance_index, label (None where nobody labelled) and predicted.
+
+    Args:
+        corpus: whose utterances they are
+        rows: (N,) rows of the utterances
+        probabilities: (N, K)
+    """
+    table = corpus.utterances.iloc[rows][["dialogue_id", "utterance_index", "label"]]
+    best = probabilities.argmax(axis=1)
+    table = table.assign(predicted=[corpus.labels[k] for k in best]).reset_index(drop=True)
+    for k, label in enumerate(corpus.labels):
+        table[f"p:{label}"] = probabilities[:, k]
+    return table
+
+
+def write_predictions(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of predictions as Parquet, atomically."""
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def score_table(table: pd.DataFrame, labels: Sequence[str]) -> Scores:
+    """Score a table of predictions."""
+    targets = pd.Index(labels).get_indexer(pd.Index(table["label"]))
+    targets[table["label"].isna().to_numpy()] = MISSING
+    return score(table[[f"p:{label}" for label in labels]].to_numpy(), targets, labels)
 
 
 def check_fit(checkpoint: Checkpoint, corpus: Corpus) -> None:

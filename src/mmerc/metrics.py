@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from scipy.stats import ttest_rel
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from mmerc.corpus import MISSING
 from mmerc.errors import CorpusError
+from mmerc.tables import Grid
 
 CALIBRATION_BINS = 15
 
@@ -223,16 +223,10 @@ def render(result: Scores | Summary) -> RenderableType:
         grids, warnings = _score_grids(result), _score_warnings(result)
     else:
         grids, warnings = _summary_grids(result), _summary_warnings(result)
-    return Group(*map(_table, grids), *(Text(f"Warning: {line}", style="bold yellow") for line in warnings))
-
-
-class _Grid(NamedTuple):
-    """A table before it becomes Markdown or a terminal table."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    named: bool = True  # the first column names the rows
+    return Group(
+        *(grid.terminal() for grid in grids),
+        *(Text(f"Warning: {line}", style="bold yellow") for line in warnings),
+    )
 
 
 def _check(
@@ -261,7 +255,7 @@ def _percent(share: float) -> str:
 _HEADLINES = ["Accuracy", "Weighted F1", "Macro F1", "Calibration error"]
 
 
-def _score_grids(scores: Scores) -> list[_Grid]:
+def _score_grids(scores: Scores) -> list[Grid]:
     headline = [scores.accuracy, scores.weighted_f1, scores.macro_f1, scores.expected_calibration_error]
     classes = [
         [label, _percent(c.precision), _percent(c.recall), _percent(c.f1), str(c.support)]
@@ -269,28 +263,28 @@ def _score_grids(scores: Scores) -> list[_Grid]:
     ]
     counts = [[label, *map(str, row)] for label, row in zip(scores.per_class, scores.confusion, strict=True)]
     return [
-        _Grid(
+        Grid(
             "Scores (%)",
             [*_HEADLINES, "Utterances"],
             [[*map(_percent, headline), str(scores.utterances)]],
             named=False,
         ),
-        _Grid("Classes (%)", ["Class", "Precision", "Recall", "F1", "Support"], classes),
-        _Grid("Confusion (rows true, columns predicted)", ["", *scores.per_class], counts),
+        Grid("Classes (%)", ["Class", "Precision", "Recall", "F1", "Support"], classes),
+        Grid("Confusion (rows true, columns predicted)", ["", *scores.per_class], counts),
     ]
 
 
-def _summary_grids(summary: Summary) -> list[_Grid]:
+def _summary_grids(summary: Summary) -> list[Grid]:
     headline = [summary.accuracy, summary.weighted_f1, summary.macro_f1, summary.expected_calibration_error]
     what = "%" if summary.runs == 1 else "%, mean ± sd over runs"
     return [
-        _Grid(
+        Grid(
             f"Scores ({what})",
             [*_HEADLINES, "Runs"],
             [[*map(str, headline), str(summary.runs)]],
             named=False,
         ),
-        _Grid("Classes (%)", ["Class", "F1"], [[k, str(v)] for k, v in summary.per_class_f1.items()]),
+        Grid("Classes (%)", ["Class", "F1"], [[k, str(v)] for k, v in summary.per_class_f1.items()]),
     ]
 
 
@@ -308,23 +302,6 @@ def _summary_warnings(summary: Summary) -> list[str]:
     ]
 
 
-def _markdown(grids: list[_Grid], warnings: list[str]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-    blocks = []
-    for grid in grids:
-        rule = line(["---" if grid.named else "---:", *["---:"] * (len(grid.header) - 1)])
-        blocks.append("\n".join([f"**{grid.title}**", "", line(grid.header), rule, *map(line, grid.rows)]))
-    blocks += [f"**Warning:** {text}" for text in warnings]
+def _markdown(grids: list[Grid], warnings: list[str]) -> str:
+    blocks = [grid.markdown() for grid in grids] + [f"**Warning:** {text}" for text in warnings]
     return "\n\n".join(blocks) + "\n"
-
-
-def _table(grid: _Grid) -> Table:
-    table = Table(title=Text(grid.title), title_justify="left")
-    for position, name in enumerate(grid.header):
-        names_rows = position == 0 and grid.named
-        table.add_column(Text(name), justify="left" if names_rows else "right", no_wrap=names_rows)
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    return table

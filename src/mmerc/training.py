@@ -26,6 +26,7 @@ from mmerc.errors import ConfigError, TrainingError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
+from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import choose_device, learning_rate_factor, make_optimizer, mixed_precision
 from mmerc.storage import atomic_path, write_text
 
@@ -68,6 +69,9 @@ class Listener:
 
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
         """Every tenth step, and the last: dialogues done, and the running means of the losses."""
+
+    def validated(self, epoch: int, pipeline: Pipeline, examples: Examples) -> None:
+        """After the epoch's validation, with the weights that were validated; they must stay as they are."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch: the line that went into `log.jsonl`."""
@@ -167,7 +171,7 @@ class Trainer:
         generator = np.random.default_rng([self.task.seed, epoch])
         torch.manual_seed(int(generator.integers(2**62)))
         losses = self.train_epoch(epoch, generator, listener)
-        validation = self._validate()
+        validation = self._validate(listener)
         record: dict[str, Any] = {"epoch": epoch, "losses": losses, "validation": validation}
         record["warnings"] = warnings_about(validation)
         self.progress.epoch = epoch
@@ -236,12 +240,13 @@ class Trainer:
     def _evaluated_state(self) -> dict[str, Tensor]:
         return self.average if self.average is not None else self.pipeline.state_dict()
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self, listener: Listener) -> dict[str, Any]:
         trained = None
         if self.average is not None:
             trained = {k: v.clone() for k, v in self.pipeline.state_dict().items()}
             self.pipeline.load_state_dict(self.average)
         found = self.pipeline.infer(self.examples, self.task.validation)
+        listener.validated(self.progress.epoch + 1, self.pipeline, self.examples)
         if trained is not None:
             self.pipeline.load_state_dict(trained)
         if not np.isfinite(found.probabilities).all():

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -15,6 +16,9 @@ from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.training import Listener, Progress, Task, train
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class Run(NamedTuple):
@@ -25,8 +29,12 @@ class Run(NamedTuple):
     fold: int | None = None
 
 
-def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) -> list[Run]:
+def plan(
+    corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool, seed_folders: bool = False
+) -> list[Run]:
     """Return the runs of an experiment: a folder per seed and fold, or `out` itself for a single run.
+
+    With `seed_folders` a single seed has a folder, too, so that more can join it later.
 
     Raises:
         ConfigError: folds are asked for, but the corpus has none.
@@ -39,7 +47,7 @@ def plan(corpus: Corpus, out: Path, seeds: Sequence[int], cross_validate: bool) 
     runs = []
     for seed in seeds:
         for fold in folds:
-            parts = ([f"seed-{seed}"] if len(seeds) > 1 else []) + (
+            parts = ([f"seed-{seed}"] if seed_folders or len(seeds) > 1 else []) + (
                 [f"fold-{fold}"] if fold is not None else []
             )
             runs.append(Run(out.joinpath(*parts), seed, fold))
@@ -84,20 +92,63 @@ def train_side_by_side(
         TrainingError: at the end, naming the runs that failed and why.
     """
     failed: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(jobs, len(runs)), mp_context=context) as pool:
-        futures: dict[Future[Progress], Run] = {
-            pool.submit(_train_alone, corpus, config, run, resume, device): run for run in runs
-        }
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:  # it takes the runs along that had not begun
-                failed.append(f"{futures[future].folder}: its process was killed; use --resume, fewer --jobs")
-            except MmercError as error:
-                failed.append(f"{futures[future].folder}: {error}")
+    work = partial(_train_alone, corpus, config, resume, device)
+    for run, result in side_by_side(work, runs, jobs):
+        if isinstance(result, MmercError):
+            failed.append(f"{run.folder}: {result}")
+        elif isinstance(result, Exception):
+            raise result
+        else:
+            yield run, result
     if failed:
         raise TrainingError("these runs failed:\n  " + "\n  ".join(failed))
+
+
+def side_by_side(
+    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int
+) -> Iterator[tuple[Job, Result | Exception]]:
+    """Do `work(job)` in processes of one thread each; yield each job as it ends, with its result or error.
+
+    A process that is killed (by the system, when memory runs out) takes its pool along. The jobs that may
+    have been running are then tried again one by one, the others side by side as before.
+    """
+    left = list(jobs)
+    while left:
+        broken = yield from _pool(work, left, processes)
+        broken.sort(key=left.index)
+        suspects, left = broken[: processes + 1], broken[processes + 1 :]
+        for job in suspects:
+            if (yield from _pool(work, [job], 1)):
+                yield (
+                    job,
+                    TrainingError("its process was killed, twice: is there enough memory? fewer --jobs"),
+                )
+
+
+def _pool(
+    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int
+) -> Generator[tuple[Job, Result | Exception], None, list[Job]]:
+    """Yield finished jobs; return those that went down with a killed process."""
+    broken = []
+    pool = ProcessPoolExecutor(
+        max_workers=min(processes, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )
+    try:
+        futures = {pool.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                broken.append(futures[future])
+            elif isinstance(error, Exception):
+                yield futures[future], error
+            else:
+                yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return broken
 
 
 def train_in_turn(
@@ -111,20 +162,20 @@ def train_in_turn(
     """Train runs one after the other in this process; yield each as it ends."""
     for run in runs:
         task = task_of(corpus, config, run)
-        with _out_of_memory_explained():
+        with out_of_memory_explained():
             progress = train(task, run.folder, resume=resume, device=device, listener=listener(run))
         yield run, progress
 
 
-def _train_alone(corpus: Path, config: RunConfig, run: Run, resume: bool, device: str) -> Progress:
-    torch.set_num_threads(1)
+def _train_alone(corpus: Path, config: RunConfig, resume: bool, device: str, run: Run) -> Progress:
     task = task_of(Corpus.open(corpus), config, run)
-    with _out_of_memory_explained():
+    with out_of_memory_explained():
         return train(task, run.folder, resume=resume, device=device)
 
 
 @contextmanager
-def _out_of_memory_explained() -> Iterator[None]:
+def out_of_memory_explained() -> Iterator[None]:
+    """Turn running out of memory into an error that says what to do."""
     try:
         yield
     except RuntimeError as error:

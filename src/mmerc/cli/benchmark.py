@@ -1,0 +1,97 @@
+"""`mmerc benchmark`: models × corpora × seeds under one protocol."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmerc.cli.studies import (
+    Assignments,
+    Device,
+    Folds,
+    Jobs,
+    Seeds,
+    complain,
+    console,
+    results_of,
+    run_cells,
+    say_files,
+    split_names,
+)
+
+if TYPE_CHECKING:
+    from mmerc.experiments.cells import Cell
+
+
+def benchmark(
+    models: Annotated[str, typer.Option(help="Names, comma-separated; `name:preset` for a preset; `all`.")],
+    corpora: Annotated[str, typer.Option(help="Corpus folders, comma-separated.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    seeds: Seeds = 5,
+    folds: Folds = False,
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
+    ] = None,
+    assignments: Assignments = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Row that the others are tested against; by default the best.")
+    ] = None,
+    oracle: Annotated[
+        bool,
+        typer.Option("--oracle", help="Also what choosing the epoch on test would report. Doubles the work."),
+    ] = False,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+) -> None:
+    """Train and test models on corpora; tables as Markdown, LaTeX, CSV and JSON.
+
+    The epoch is chosen on validation; the test split is read once, by the frozen checkpoint. A corpus with
+    folds is cross-validated. Cut off, the same command goes on.
+    """
+    from mmerc.config import parse_overrides
+    from mmerc.experiments.benchmark import open_corpora, plan_benchmark, read_settings
+    from mmerc.models import MODELS
+
+    names = list(MODELS) if models.strip() == "all" else split_names(models, "--models")
+    opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
+    given = read_settings(settings) if settings else {}
+    cells = plan_benchmark(names, opened, out, range(seeds), folds, given, parse_overrides(assignments or []))
+    watched = [_watched(cell, out) for cell in cells] if oracle else []
+    failed = run_cells([*cells, *watched], jobs, device)
+    for corpus in opened:
+        rows = [cell for cell in cells if cell.corpus == corpus.path]
+        show_corpus(corpus.path, rows, [c for c in watched if c.corpus == corpus.path], reference, out)
+    complain(failed)
+
+
+def _watched(cell: "Cell", out: Path) -> "Cell":
+    """Return the same cell once more, its epochs chosen on test, in a tree of its own."""
+
+    def moved(path: Path) -> Path:
+        return out / "oracle" / path.relative_to(out)
+
+    runs = tuple(run._replace(folder=moved(run.folder)) for run in cell.runs)
+    return replace(cell, folder=moved(cell.folder), runs=runs, oracle=True)
+
+
+def show_corpus(
+    path: Path, cells: "list[Cell]", watched: "list[Cell]", reference: str | None, out: Path
+) -> None:
+    """Print and write the tables of one corpus."""
+    from mmerc.corpus import Corpus
+    from mmerc.experiments.benchmark import tables
+    from mmerc.experiments.comparison import METHOD, Comparison, write_report
+
+    corpus = Corpus.open(path)
+    results = sorted(results_of(cells), key=lambda r: -r.summary.weighted_f1.mean)
+    if not results:
+        console.print(f"[yellow]{corpus.name}: no row has a complete seed yet[/]")
+        return
+    chosen = {r.cell.name: str(r.summary.weighted_f1) for r in results_of(watched)}
+    comparison = Comparison.of(corpus.name, results, reference)
+    grids, records = tables(comparison, corpus, chosen)
+    for grid in grids:
+        console.print(grid.terminal())
+    facts = {"corpus": corpus.name, "reference": comparison.reference, "method": METHOD}
+    say_files(write_report(out / corpus.name / "benchmark", grids, records, facts))

@@ -1,0 +1,112 @@
+"""What the commands share that run many configs: progress over all runs, and the report of failures."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmerc.errors import TrainingError
+
+if TYPE_CHECKING:
+    from mmerc.experiments.cells import Cell, Outcome, Result
+
+console = Console(highlight=False)
+
+Seeds = Annotated[int, typer.Option(help="Runs of each row, with the seeds 0, 1, …", min=1)]
+Jobs = Annotated[int, typer.Option(help="Runs side by side, one thread each. 0: one per core.", min=0)]
+Folds = Annotated[
+    bool, typer.Option("--folds", help="Cross-validate a corpus that has splits, too, if it has folds.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value for every run, such as training.epochs=20. Repeatable."),
+]
+
+
+def split_names(text: str, what: str) -> list[str]:
+    """Return the names in a comma-separated option.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from mmerc.errors import ConfigError
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"{what} names nothing: expected a comma-separated list")
+    return names
+
+
+def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]":
+    """Run what is missing with a progress bar over all runs; return the failures."""
+    from mmerc.experiments.cells import pending, run_jobs
+
+    todo = pending(cells)
+    total = sum(len(cell.runs) for cell in cells)
+    console.print(f"{total} runs in {len(cells)} rows: {total - len(todo)} done, {len(todo)} to go")
+    failed = []
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("runs", total=len(todo), note="")
+        try:
+            for outcome in run_jobs(todo, jobs or os.cpu_count() or 1, device):
+                name = run_name(outcome)
+                if outcome.error is None:
+                    note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"
+                else:
+                    failed.append(outcome)
+                    note = f"{len(failed)} failed"
+                    bar.console.print(f"[red]failed[/] {name}: {outcome.error}", markup=True)
+                bar.update(task, advance=1, note=note)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted: the same command goes on where it stopped\n")
+            raise
+    return failed
+
+
+def run_name(outcome: "Outcome") -> str:
+    """Return corpus, row, seed and fold of a run as they stand in its path."""
+    cell, run = outcome.job
+    return f"{cell.folder.parent.name}/{cell.folder.name}/{run.folder.relative_to(cell.folder)}"
+
+
+def results_of(cells: "Sequence[Cell]") -> "list[Result]":
+    """Return the results of the cells that have any."""
+    from mmerc.experiments.cells import result_of
+
+    return [result for result in map(result_of, cells) if result is not None]
+
+
+def complain(failed: "Sequence[Outcome]") -> None:
+    """End the command with the failures, after all else is written.
+
+    Raises:
+        TrainingError: something failed.
+    """
+    if failed:
+        lines = "\n".join(f"  {run_name(o)}: {(o.error or '').splitlines()[0]}" for o in failed)
+        raise TrainingError(
+            f"{len(failed)} run(s) failed and are not in the tables (error.txt in their folders says more); "
+            f"the same command tries them again:\n{lines}"
+        )
+
+
+def say_files(files: Sequence[Path]) -> None:
+    """Name the files that were written."""
+    console.print("written: " + ", ".join(map(str, files)))
