@@ -72,7 +72,8 @@ def paired_bootstrap(
 
     def drawn(seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         means = [weighted_f1((draws @ m.reshape(count, -1)).reshape(-1, classes, classes)) for m in seeds]
-        return np.mean(means, axis=0)
+        average: npt.NDArray[np.float64] = np.mean(means, axis=0)
+        return average
 
     differences = drawn(a) - drawn(b)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
