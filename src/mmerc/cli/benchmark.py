@@ -72,7 +72,7 @@ def _watched(cell: "Cell", out: Path) -> "Cell":
         return out / "oracle" / path.relative_to(out)
 
     runs = tuple(run._replace(folder=moved(run.folder)) for run in cell.runs)
-    return replace(cell, folder=moved(cell.folder), runs=runs, oracle=True)
+    return replace(cell, folder=moved(cell.folder), runs=runs, test="oracle")
 
 
 def show_corpus(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,12 @@ class Cell:
     config: RunConfig
     folder: Path
     runs: tuple[Run, ...]
-    oracle: bool = False  # predict with the epoch that is best on test: no result
+    test: Literal["frozen", "oracle", "never"] = "frozen"  # oracle: by the epoch that is best on test
 
     @property
-    def predictions(self) -> str:
-        """The file of a run that holds its predictions."""
-        return "oracle.parquet" if self.oracle else "test.parquet"
+    def predictions(self) -> str | None:
+        """The file of a run that holds its test predictions; None if the test split is not read."""
+        return {"frozen": "test.parquet", "oracle": "oracle.parquet", "never": None}[self.test]
 
     @classmethod
     def of(
@@ -92,7 +92,8 @@ class Result:
 def is_done(job: Job, corpus: Corpus) -> bool:
     """Return whether a run is finished with this very config, on data not written since."""
     folder = job.run.folder
-    if not ((folder / "checkpoint.json").exists() and (folder / job.cell.predictions).exists()):
+    files = ["checkpoint.json", *filter(None, [job.cell.predictions])]
+    if not all((folder / name).exists() for name in files):
         return False
     if (corpus.path / "corpus.json").stat().st_mtime > (folder / "checkpoint.json").stat().st_mtime:
         return False  # training looks at the data themselves
@@ -126,52 +127,57 @@ def _train_and_test(device: str, job: Job) -> float:
     folder, fold = job.run.folder, job.run.fold
     task = task_of(corpus, job.cell.config, job.run)
     listener = Stopwatch(folder)
-    if job.cell.oracle:
+    if job.cell.test == "oracle":
         listener = Oracle(folder, task, corpus.split("test") if fold is None else corpus.fold(fold)["test"])
     with out_of_memory_explained():
         progress = train(task, folder, resume=True, device=device, listener=listener)
-    if not job.cell.oracle:
+    if job.cell.test == "frozen":
         (found,) = evaluate(folder, corpus, device=device)  # frozen: the one look at the test split
         write_predictions(folder / job.cell.predictions, predictions(corpus, found.rows, found.probabilities))
     return progress.best_score
 
 
-def result_of(cell: Cell) -> Result | None:
-    """Read what a cell's runs left; None if no seed is complete."""
-    corpus = Corpus.open(cell.corpus)
+def finished_seeds(cell: Cell, corpus: Corpus) -> dict[int, list[Run]]:
+    """Return the runs of every seed that has them all."""
     by_seed: dict[int, list[Run]] = defaultdict(list)
     for run in cell.runs:
         by_seed[run.seed].append(run)
-    done = {s: runs for s, runs in by_seed.items() if all(is_done(Job(cell, r), corpus) for r in runs)}
-    if not done:
+    return {s: runs for s, runs in by_seed.items() if all(is_done(Job(cell, r), corpus) for r in runs)}
+
+
+def validation_of(runs: Sequence[Run]) -> float:
+    """Return the mean weighted F1 on validation, at the chosen epochs, of finished runs."""
+    manifests = [json.loads((run.folder / "checkpoint.json").read_text(encoding="utf-8")) for run in runs]
+    return float(np.mean([manifest["validation"]["weighted_f1"] for manifest in manifests]))
+
+
+def result_of(cell: Cell) -> Result | None:
+    """Read what a cell's runs left; None if no seed is complete, or if its test split is not to be read."""
+    corpus = Corpus.open(cell.corpus)
+    done = finished_seeds(cell, corpus)
+    file = cell.predictions
+    if not done or file is None:
         return None
     labels = corpus.labels
-    tables = {seed: _pooled(runs, cell.predictions) for seed, runs in done.items()}
+    tables = {seed: _pooled(runs, file) for seed, runs in done.items()}
     folders = [run.folder for runs in done.values() for run in runs]
     return Result(
         cell=cell,
         labels=labels,
         predictions=tables,
         scores={seed: score_table(table, labels) for seed, table in tables.items()},
-        validation={
-            seed: float(np.mean([_validation(r.folder) for r in runs])) for seed, runs in done.items()
-        },
+        validation={seed: validation_of(runs) for seed, runs in done.items()},
         parameters=_parameters(folders[0]),
         seconds_per_epoch=statistics.median(
             s for folder in folders for s in json.loads((folder / "speed.json").read_text())["seconds"]
         ),
-        unfinished=len(by_seed) - len(done),
+        unfinished=len({run.seed for run in cell.runs}) - len(done),
     )
 
 
 def _pooled(runs: Sequence[Run], name: str) -> pd.DataFrame:
     table = pd.concat([pd.read_parquet(run.folder / name) for run in runs])
     return table.sort_values(["dialogue_id", "utterance_index"], ignore_index=True)
-
-
-def _validation(folder: Path) -> float:
-    info = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-    return float(info["validation"]["weighted_f1"])
 
 
 def _parameters(folder: Path) -> int:
