@@ -1,0 +1,171 @@
+"""bc-LSTM recomputed utterance by utterance; what holds for every network is in test_invariances.py."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import (
+    SUBSETS,
+    WIDTHS,
+    assert_losses,
+    assert_same,
+    fill_with_ramp,
+    make_batch,
+    make_network,
+    ramp,
+    total,
+)
+from mmerc.batch import Batch
+from mmerc.errors import ConfigError
+from mmerc.models import resolve
+
+LENGTHS = [3, 1, 4]
+State = dict[str, Tensor]
+
+
+def direction(state: State, prefix: str, inputs: list[Tensor]) -> list[Tensor]:
+    """An LSTM, gate by gate."""
+    rnn, suffix = prefix.split(":")
+    w_x, w_h, b_x, b_h = (
+        state[f"{rnn}.lstm.rnn.{kind}_l0{suffix}"]
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    hidden = cell = torch.zeros(w_h.shape[1], dtype=torch.float64)
+    states = []
+    for x in inputs:
+        i, f, g, o = (w_x @ x + b_x + w_h @ hidden + b_h).chunk(4)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        states.append(hidden)
+    return states
+
+
+def contextual(state: State, prefix: str, inputs: list[Tensor]) -> list[Tensor]:
+    """BiLSTM and dense layer over one dialogue."""
+    forward = direction(state, f"{prefix}:", inputs)
+    backward = direction(state, f"{prefix}:_reverse", inputs[::-1])[::-1]
+    weight, bias = state[f"{prefix}.dense.1.weight"], state[f"{prefix}.dense.1.bias"]
+    both = [torch.cat(pair) for pair in zip(forward, backward, strict=True)]
+    return [torch.clamp(weight @ h + bias, min=0.0) for h in both]
+
+
+def levels(state: State, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """The logits of level 2, and by modality those of level 1."""
+    logits, votes, start = [], {m: [] for m in batch.features}, 0
+    for length in batch.lengths.tolist():
+        rows = range(start, start + length)
+        below: list[list[Tensor]] = [[] for _ in rows]
+        for column, (name, values) in enumerate(batch.features.items()):
+            there = [bool(batch.present[i, column]) for i in rows]
+            x = [values[i].double() * batch.present[i, column] for i in rows]
+            for k, z in enumerate(contextual(state, f"contexts.{name}", x)):
+                z = z if there[k] else torch.zeros_like(z)
+                below[k].append(z)
+                if f"classifiers.{name}.1.weight" in state:
+                    weight, bias = (state[f"classifiers.{name}.1.{k}"] for k in ("weight", "bias"))
+                    votes[name].append(weight @ z + bias)
+        for z in contextual(state, "context", [torch.cat(parts) for parts in below]):
+            logits.append(state["classifier.1.weight"] @ z + state["classifier.1.bias"])
+        start += length
+    return torch.stack(logits), votes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("preset", ["refined", "paper"])
+@pytest.mark.parametrize("subset", SUBSETS, ids=len)
+def test_bc_lstm_equals_plain_loops(subset: tuple[str, ...], preset: str) -> None:
+    network = make_network("bc-lstm", preset, subset, alpha_unimodal=0.7).eval()
+    batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.2, seed=1)
+    assert batch.labels is not None
+    logits, votes = levels({k: v.double() for k, v in network.state_dict().items()}, batch)
+    output = network(batch)
+    torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
+
+    def surprise(rows: list[int], z: Any) -> float:
+        assert batch.labels is not None
+        return sum(-float(z[i].log_softmax(dim=0)[batch.labels[i]]) for i in rows) / len(rows)
+
+    known = [i for i, label in enumerate(batch.labels.tolist()) if label >= 0]
+    unimodal = 0.0
+    for column, name in enumerate(subset):
+        unimodal += surprise([i for i in known if batch.present[i, column]], votes[name])
+    assert_losses(output.losses, {"emotion": surprise(known, logits), "unimodal": 0.7 * unimodal})
+
+
+@pytest.mark.parametrize("end_to_end", [False, True])
+@pytest.mark.parametrize("loss", ["emotion", "unimodal"])
+def test_which_loss_trains_which_level(loss: str, end_to_end: bool) -> None:
+    network = make_network("bc-lstm", end_to_end=end_to_end, alpha_unimodal=1.0)
+    network(make_batch(LENGTHS)).losses[loss].backward()
+    reached = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    of_emotion = {"context", "classifier"} | ({"contexts"} if end_to_end else set())
+    assert reached == (of_emotion if loss == "emotion" else {"contexts", "classifiers"})
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_every_parameter_learns_also_in_bfloat16(alpha: float) -> None:
+    network = make_network("bc-lstm", end_to_end=True, alpha_unimodal=alpha)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(make_batch(LENGTHS))
+    total(output).backward()
+    assert ("unimodal" in output.losses) == bool(alpha)
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+@torch.no_grad()
+def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist() -> None:
+    large, small = (
+        make_network("bc-lstm").eval(),
+        make_network("bc-lstm", modalities=("audio", "visual")).eval(),
+    )
+    state = large.state_dict()
+    width = state["classifier.1.weight"].shape[1]
+    kept = torch.cat([torch.arange(width), torch.arange(2 * width, 3 * width)])
+    for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
+        state[f"context.lstm.rnn.{name}"] = state[f"context.lstm.rnn.{name}"][:, kept]
+    small.load_state_dict({k: state[k] for k in small.state_dict()})
+    batch = make_batch(LENGTHS)
+    whole = batch._replace(present=torch.tensor([True, False, True]).expand(sum(LENGTHS), 3))
+    features = {m: x for m, x in batch.features.items() if m != "text"}
+    part = batch._replace(features=features, present=torch.ones(sum(LENGTHS), 2, dtype=torch.bool))
+    assert_same(large(whole), small(part))
+    assert_losses(small(part).losses, large(whole).losses)
+
+
+@torch.no_grad()
+def test_golden_values() -> None:
+    network = make_network("bc-lstm").eval()
+    fill_with_ramp(network)
+    batch = Batch(
+        features={m: ramp(3, WIDTHS[m], scale=3.0, start=7 * WIDTHS[m]) for m in sorted(WIDTHS)},
+        present=torch.tensor([[1, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool),
+        lengths=torch.tensor([2, 1]),
+        speakers=torch.zeros(3, dtype=torch.int64),
+        labels=torch.tensor([0, 1, 2]),
+    )
+    output = network(batch)
+    expected = [
+        [-0.599972, -0.146851, 0.062455],
+        [-0.595885, -0.164906, 0.078502],
+        [-0.609953, -0.154334, 0.07064],
+    ]
+    torch.testing.assert_close(output.logits, torch.tensor(expected), rtol=0, atol=1e-5)
+    assert_losses(output.losses, {"emotion": 1.138456, "unimodal": 3.4568})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden", 0), ("dense_hidden", -1), ("alpha_unimodal", -0.5), ("dropout", 1.0)]
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"network.{name} must"):
+        resolve("bc-lstm", {"network": {name: value}})
+
+
+def test_a_first_level_that_nothing_trains_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"alpha_unimodal = 0 leaves level 1 untrained.*end_to_end"):
+        resolve("bc-lstm", {"preset": "paper", "network": {"alpha_unimodal": 0}})
