@@ -131,8 +131,8 @@ def _train_and_test(device: str, job: Job) -> float:
         listener = Oracle(folder, task, corpus.split("test") if fold is None else corpus.fold(fold)["test"])
     with out_of_memory_explained():
         progress = train(task, folder, resume=True, device=device, listener=listener)
-    if job.cell.test == "frozen":
-        (found,) = evaluate(folder, corpus, device=device)  # frozen: the one look at the test split
+    if job.cell.test == "frozen" and job.cell.predictions:
+        (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split
         write_predictions(folder / job.cell.predictions, predictions(corpus, found.rows, found.probabilities))
     return progress.best_score
 
