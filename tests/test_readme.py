@@ -14,7 +14,8 @@ import pytest
 
 from mmerc.cli.main import run
 from mmerc.config import read_yaml
-from mmerc.models import resolve
+from mmerc.models import MODELS, resolve
+from mmerc.models.describe import causal_mode
 from mmerc.transcripts import read_transcript
 from tiny import PHRASES
 
@@ -194,6 +195,18 @@ def test_the_links_lead_somewhere() -> None:
             if not target.exists() or (anchor and anchor not in headings(target)):
                 broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert not broken
+
+
+def test_every_model_is_described() -> None:
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| \[`([\w-]+)`\]\(#\1\).*$", page, re.MULTILINE)}
+    assert list(rows) == list(MODELS)
+    for model, entry in MODELS.items():
+        source = (
+            f"| [{entry.paper.venue} {entry.paper.year}]({entry.paper.url}) |" if entry.paper else "| ours |"
+        )
+        assert source in rows[model]
+        assert rows[model].endswith(f"| {causal_mode(entry)} |")
 
 
 def test_the_configs_resolve() -> None:
