@@ -187,11 +187,11 @@ def summarise(scores: Sequence[Scores]) -> Summary:
     unpredicted = [label for run in scores for label in run.never_predicted]
     return Summary(
         runs=len(scores),
-        accuracy=_spread([run.accuracy for run in scores]),
-        weighted_f1=_spread([run.weighted_f1 for run in scores]),
-        macro_f1=_spread([run.macro_f1 for run in scores]),
-        expected_calibration_error=_spread([run.expected_calibration_error for run in scores]),
-        per_class_f1={label: _spread([run.per_class[label].f1 for run in scores]) for label in labels},
+        accuracy=spread([run.accuracy for run in scores]),
+        weighted_f1=spread([run.weighted_f1 for run in scores]),
+        macro_f1=spread([run.macro_f1 for run in scores]),
+        expected_calibration_error=spread([run.expected_calibration_error for run in scores]),
+        per_class_f1={label: spread([run.per_class[label].f1 for run in scores]) for label in labels},
         never_predicted={label: unpredicted.count(label) for label in labels if label in unpredicted},
     )
 
@@ -244,7 +244,8 @@ def _check(
         raise ValueError("probabilities hold NaN or infinity")
 
 
-def _spread(values: list[float]) -> Spread:
+def spread(values: list[float]) -> Spread:
+    """Return mean and sample standard deviation."""
     return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 

@@ -6,11 +6,13 @@ import sys
 import typer
 from rich.console import Console
 
+from mmerc.cli.benchmark import benchmark
 from mmerc.cli.corpus import app as corpus_app
 from mmerc.cli.demo import demo
 from mmerc.cli.evaluate import evaluate
 from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
+from mmerc.cli.sweep import sweep
 from mmerc.cli.train import train
 from mmerc.errors import MmercError
 
@@ -27,6 +29,8 @@ app.add_typer(models_app, name="models", help="List the models and explain their
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(benchmark)
+app.command()(sweep)
 app.command()(demo)
 
 

@@ -1,0 +1,144 @@
+"""`mmerc sweep`: trials of settings, compared on validation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmerc.cli.studies import (
+    Assignments,
+    Device,
+    Jobs,
+    complain,
+    console,
+    run_cells,
+    say_files,
+    split_names,
+)
+
+if TYPE_CHECKING:
+    from mmerc.experiments.cells import Cell
+    from mmerc.experiments.sweep import Values
+
+
+def sweep(
+    models: Annotated[str, typer.Option(help="Names, comma-separated; `all`.")],
+    corpora: Annotated[str, typer.Option(help="Corpus folders, comma-separated.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
+    ] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", help="key=low:high[:log], for --random. Repeatable.")
+    ] = None,
+    random: Annotated[
+        int, typer.Option(help="Draw so many trials instead of trying every combination.", min=0)
+    ] = 0,
+    draw_seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="Runs of each trial, with the seeds 0, 1, …", min=1)] = 1,
+    folds: Annotated[
+        str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
+    ] = None,
+    best: Annotated[
+        Path | None,
+        typer.Option(help="Write --settings with the best trials added (not --set), for `mmerc benchmark`."),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="Score every trial on test, too (figure 9).")] = False,
+    assignments: Assignments = None,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+) -> None:
+    """Train every trial of a grid, or random ones; the best is the one with the best validation score.
+
+    The test split is not read unless `--test` asks for it, and it chooses nothing.
+    """
+    import yaml
+
+    from mmerc.config import merge, parse_overrides
+    from mmerc.experiments.benchmark import open_corpora, read_settings
+    from mmerc.experiments.sweep import best_trial, overrides, plan_sweep
+    from mmerc.models import MODELS
+    from mmerc.storage import write_text
+
+    names = list(MODELS) if models.strip() == "all" else split_names(models, "--models")
+    opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
+    given = read_settings(settings) if settings else {}
+    trials = _trials(grid or [], ranges or [], random, draw_seed)
+    numbers = None if folds is None else _fold_numbers(folds)
+    base = parse_overrides(assignments or [])
+    cells = plan_sweep(
+        names, opened, trials, out, range(seeds), numbers, given, base, "frozen" if test else "never"
+    )
+    failed = run_cells(cells, jobs, device)
+    chosen: dict[str, Any] = {}
+    for corpus in opened:
+        for name in names:
+            folder = out / corpus.name / name
+            rows = [cell for cell in cells if cell.folder.parent == folder]
+            show_trials(corpus.name, name, rows, trials, folder)
+            winner = best_trial(rows)
+            if winner is not None:
+                chosen = merge(chosen, {corpus.name: {name: overrides(trials[winner])}})
+    if best is not None:
+        write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
+        say_files([best])
+    complain(failed)
+
+
+def _trials(grid: list[str], ranges: list[str], random: int, draw_seed: int) -> "list[Values]":
+    from mmerc.errors import ConfigError
+    from mmerc.experiments.sweep import grid_trials, random_trials, read_choices, read_range
+
+    choices = dict(map(read_choices, grid))
+    intervals = dict(map(read_range, ranges))
+    if intervals and not random:
+        raise ConfigError("--range needs --random N: how many trials to draw")
+    if not choices and not intervals:
+        raise ConfigError("nothing to try: give --grid key=v1,v2,… or --range key=low:high --random N")
+    return random_trials(choices, intervals, random, draw_seed) if random else grid_trials(choices)
+
+
+def _fold_numbers(text: str) -> list[int]:
+    from mmerc.errors import ConfigError
+
+    try:
+        return [int(part) for part in split_names(text, "--folds")]
+    except ValueError:
+        raise ConfigError(f"--folds {text}: expected numbers, such as 0 or 0,2") from None
+
+
+def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Values]", folder: Path) -> None:
+    """Print and write the trials of a model on a corpus, best first, with test scores if there are any."""
+    from mmerc.experiments.cells import result_of
+    from mmerc.experiments.comparison import write_report
+    from mmerc.experiments.sweep import validation_scores
+    from mmerc.tables import Grid
+
+    rows: list[tuple[float, list[str], dict[str, Any]]] = []
+    for cell, trial in zip(cells, trials, strict=True):
+        found, result = validation_scores(cell), result_of(cell)
+        line = [cell.name, "failed" if found is None else str(found)]
+        record: dict[str, Any] = {"corpus": corpus, "model": model, "trial": dict(trial)}
+        record["validation_weighted_f1"] = None if found is None else found._asdict()
+        if cell.test == "frozen":
+            scores = None if result is None else result.summary
+            line += ["–", "–"] if scores is None else [str(scores.weighted_f1), str(scores.macro_f1)]
+            record["test"] = None if scores is None else scores.to_dict()
+        rows.append((-1.0 if found is None else found.mean, line, record))
+    rows.sort(key=lambda row: -row[0])
+    header = [
+        "trial",
+        "validation wF1",
+        *(["test wF1", "test macro F1"] if cells[0].test == "frozen" else []),
+    ]
+    runs = f"{len({r.seed for r in cells[0].runs})} seed(s)"
+    folds = sorted({run.fold for run in cells[0].runs if run.fold is not None})
+    where = f", folds {', '.join(map(str, folds))}" if folds else ""
+    grid = Grid(f"{model} on {corpus}, %, {runs}{where}", header, [line for _, line, _ in rows])
+    console.print(grid.terminal())
+    facts = {"corpus": corpus, "model": model, "chosen on": "validation weighted F1"}
+    say_files(write_report(folder / "sweep", [grid], [record for *_, record in rows], facts))
