@@ -73,7 +73,7 @@ def test_a_text_encoder_may_be_named_in_short() -> None:
     ("model", "layer", "words"),
     [
         ("df-er", {}, ["'df-er'", "did you mean 'df-erc'", "late-fusion"]),
-        ("bert", {}, ["'bert'", "df-erc, late-fusion, text-only"]),
+        ("bert", {}, ["'bert'", "models are: df-erc, ", ", late-fusion, text-only"]),
         ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official'", "paper"]),
         ("df-erc", {"preset": ["paper"]}, ["['paper']"]),
         ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "refined, plain"]),
