@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmerc.layers.attention import AdditiveAttention, DialogueAttention
+from mmerc.layers.attention import AdditiveAttention, DialogueAttention, has_source
 from mmerc.layers.padding import Padding
 
 S, N, D = 3, 4, 5
@@ -99,3 +99,36 @@ def test_absent_sources_are_not_attended_to() -> None:
     mixed.sum().backward()
     assert torch.isfinite(source.grad).all()
     assert not source.grad[~present].any()
+
+
+def test_values_can_come_from_elsewhere_than_the_keys() -> None:
+    torch.manual_seed(0)
+    layer = DialogueAttention(4, 2)
+    other = reference(layer)
+    query, keys, values = torch.randn(3, 5, 4)
+    padding = Padding.of(torch.tensor([3, 2]), torch.device("cpu"))
+    expected = []
+    for q, k, v in zip(*(x.split([3, 2]) for x in (query, keys, values)), strict=True):
+        expected.append(other(q[None], k[None], v[None])[0][0])
+    mixed = layer(query, keys, padding, values=values)
+    torch.testing.assert_close(mixed, torch.cat(expected), rtol=0, atol=1e-6)
+
+
+def test_who_has_a_source_in_sight() -> None:
+    padding = Padding.of(torch.tensor([3, 2, 1]), torch.device("cpu"))
+    present = torch.tensor([False, True, False, False, False, True])
+    assert has_source(padding, present).tolist() == [True, True, True, False, False, True]
+    assert has_source(padding, present, causal=True).tolist() == [False, True, True, False, False, True]
+
+
+def test_a_float_mask_of_torch_is_added_and_only_a_boolean_one_ignores() -> None:
+    # Why decision E1 of CFN-ESA leaves the official code's mask (1 = valid) alone.
+    torch.manual_seed(0)
+    layer, x = torch.nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(1, 3, 4)
+    valid = torch.tensor([[1.0, 1.0, 0.0]])
+    ignored = layer(x, x, x, key_padding_mask=valid == 0)[1]
+    added = layer(x, x, x, key_padding_mask=valid)[1]
+    assert (ignored[..., 2] == 0).all()
+    assert (added[..., 2] > 0.05).all()
+    plain = layer(x, x, x)[1][0]
+    assert not torch.allclose(plain, added[0])

@@ -49,7 +49,12 @@ class DialogueAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, query: Tensor, source: Tensor, padding: Padding, present: Tensor | None = None
+        self,
+        query: Tensor,
+        source: Tensor,
+        padding: Padding,
+        present: Tensor | None = None,
+        values: Tensor | None = None,
     ) -> Tensor:
         """Return what each utterance takes from the `source` of its dialogue.
 
@@ -58,10 +63,12 @@ class DialogueAttention(nn.Module):
             source: (N, d) where keys and values come from
             padding: the layout of the batch
             present: (N,) bool, the rows of `source` that count; None: all of them
+            values: (N, d) where values come from instead
         """
+        values = source if values is None else values
         q, k, v = (
             self._heads(padding.pad(linear(x)))
-            for linear, x in ((self.query, query), (self.key, source), (self.value, source))
+            for linear, x in ((self.query, query), (self.key, source), (self.value, values))
         )
         allowed = padding.pairs(self.causal)
         if present is not None:
@@ -76,3 +83,14 @@ class DialogueAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """Split x (B, T, d) into (B, heads, T, d / heads)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def has_source(padding: Padding, present: Tensor, causal: bool = False) -> Tensor:
+    """Return which utterances have a source to attend to in their dialogue, (N,) bool.
+
+    Args:
+        padding: the layout of the batch
+        present: (N,) bool, the rows of the source that count
+        causal: look at no later utterance
+    """
+    return padding.flat((padding.pairs(causal) & padding.pad(present)[:, None, :]).any(dim=-1))

@@ -1,0 +1,80 @@
+"""Settings of CFN-ESA: every switch of the network in `cfn_esa.py`, and the presets.
+
+E1 to E12 are the decisions on what the paper and its code leave open, listed there.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmerc.config import require_ranges
+from mmerc.errors import ConfigError
+from mmerc.models.base import STEADY_TRAINING
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of CFN-ESA; the defaults are the official code's for MELD."""
+
+    hidden: int = 384  # d: width of every stream
+    heads: int = 8  # of every attention
+    recurrent_layers: int = 2  # of RUME
+    cross_layers: int = 3  # of ACME
+    shift_hidden: int = 128  # units of LESM
+    dropout: float = 0.3  # in ACME and after the fusion
+    recurrent_dropout: float = 0.15  # in RUME
+    shift_dropout: float = 0.05  # in LESM
+    input_dropout: float = 0.0  # on the raw features
+    shift_weight: float = 0.9  # λ of LESM's loss; 0: without LESM
+    shift_share: float | None = None  # E4: ρ; None: counted on the training pairs
+    include_diagonal: bool = True  # E5: LESM also pairs an utterance with itself
+    emotion_loss: Literal["cross_entropy", "focal", "official"] = "cross_entropy"  # E3: its form
+    focal_gamma: float = 2.5  # γ of the two other losses
+    recurrence: Literal["shared", "separate", "none"] = (
+        "shared"  # RUME: one for all modalities, or each its own
+    )
+    cross: Literal["text", "symmetric", "none"] = "text"  # ACME: who is primary; symmetric: everyone
+    checkpointing: bool = False  # forget what is inside the layers, recompute it: less memory, more time
+    causal: bool = False  # no look-ahead
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            "network",
+            positive=("hidden", "heads", "recurrent_layers", "cross_layers", "shift_hidden", "shift_share"),
+            not_negative=("shift_weight", "focal_gamma"),
+            shares=("dropout", "recurrent_dropout", "shift_dropout", "input_dropout", "shift_share"),
+        )
+        if self.hidden % self.heads:
+            raise ConfigError(
+                f"network.hidden must be a multiple of network.heads ({self.heads}), not {self.hidden}"
+            )
+
+
+MELD_TRAINING = {
+    "epochs": 60,
+    "patience": 60,
+    "batch_size": 64,
+    "learning_rate": 1e-5,
+    "weight_decay": 1e-5,
+    "warmup_steps": 0,
+    "clip_norm": 0.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "refined": {
+        "network": {
+            "hidden": 128,
+            "cross_layers": 2,
+            "dropout": 0.4,
+            "input_dropout": 0.4,
+            "recurrent_dropout": 0.4,
+        },
+        "training": STEADY_TRAINING,
+    },
+    "paper": {"network": {"checkpointing": True}, "training": MELD_TRAINING},
+    # What the official code does on MELD, as far as the decisions above leave it open.
+    "official": {
+        "network": {"emotion_loss": "official", "shift_share": 0.5047, "checkpointing": True},
+        "training": MELD_TRAINING,
+    },
+}
