@@ -171,7 +171,7 @@ class TrainingConfig:
 
     epochs: int = 40  # at most
     patience: int = 10  # epochs without a better validation score before the run stops
-    batch_size: int = 8  # dialogues
+    batch_size: int = 8  # dialogues at a time
     batch_utterances: int | None = None  # about so many utterances instead, whatever the dialogues' lengths
     learning_rate: float = 1e-3  # of the network, after warm-up
     encoder_learning_rate: float = 1e-5  # of the text encoder, when it is trained along

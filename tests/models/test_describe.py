@@ -19,7 +19,8 @@ ALL = [(model, preset) for model, entry in MODELS.items() for preset in (None, *
     "cls", [*(entry.config for entry in MODELS.values()), RunConfig, TextEncoderConfig, TrainingConfig]
 )
 def test_every_setting_is_explained(cls: type) -> None:
-    missing = {field.name for field in fields(cls)} - set(explanations(cls))
+    explained = {name for name, text in explanations(cls).items() if " " in text}  # α1 alone says nothing
+    missing = {field.name for field in fields(cls)} - explained
     assert not missing, f"{cls.__module__}.{cls.__name__}: no comment behind {', '.join(sorted(missing))}"
 
 

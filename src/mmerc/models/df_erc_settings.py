@@ -22,9 +22,9 @@ class Config:
     context_hidden: int = 300  # BiLSTM units per direction (eq. 21)
     context_layers: int = 1  # of the BiLSTM
     speaker_hidden: int = 0  # units per direction of a second BiLSTM, over each speaker's own turns; 0: none
-    alpha_contrastive: float = 0.3  # α1
-    alpha_contribution: float = 0.8  # α2
-    alpha_similarity: float = 0.3  # α3
+    alpha_contrastive: float = 0.3  # α1: weight of the contrastive losses (eq. 25)
+    alpha_contribution: float = 0.8  # α2: weight of the losses of teacher and student (eq. 25)
+    alpha_similarity: float = 0.3  # α3: weight of the loss that gathers x^m at its prototype (eq. 25)
     tau_modality: float = 0.5  # τ of the modality-level loss
     tau_utterance: float = 0.3  # τ of the utterance-level loss
     beta: float = 0.1  # slack of the hinge (eq. 19)
