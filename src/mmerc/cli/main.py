@@ -6,6 +6,8 @@ import sys
 import typer
 from rich.console import Console
 
+from mmerc.cli.ablate import ablate
+from mmerc.cli.analyze import analyze
 from mmerc.cli.benchmark import benchmark
 from mmerc.cli.corpus import app as corpus_app
 from mmerc.cli.demo import demo
@@ -14,6 +16,7 @@ from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
 from mmerc.cli.sweep import sweep
 from mmerc.cli.train import train
+from mmerc.cli.transfer import transfer
 from mmerc.errors import MmercError
 
 app = typer.Typer(
@@ -28,8 +31,11 @@ app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora
 app.add_typer(models_app, name="models", help="List the models and explain their settings.")
 app.command()(train)
 app.command()(evaluate)
+app.command()(analyze)
 app.command()(predict)
 app.command()(benchmark)
+app.command()(ablate)
+app.command()(transfer)
 app.command()(sweep)
 app.command()(demo)
 
