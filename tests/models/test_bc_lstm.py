@@ -17,45 +17,24 @@ from helpers import (
     ramp,
     total,
 )
+from loops import State, doubled, linear, recurrence, rows_of_dialogues
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
 from mmerc.models import resolve
 
 LENGTHS = [3, 1, 4]
-State = dict[str, Tensor]
 
 
-def direction(state: State, prefix: str, inputs: list[Tensor]) -> list[Tensor]:
-    """An LSTM, gate by gate."""
-    rnn, suffix = prefix.split(":")
-    w_x, w_h, b_x, b_h = (
-        state[f"{rnn}.lstm.rnn.{kind}_l0{suffix}"]
-        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
-    hidden = cell = torch.zeros(w_h.shape[1], dtype=torch.float64)
-    states = []
-    for x in inputs:
-        i, f, g, o = (w_x @ x + b_x + w_h @ hidden + b_h).chunk(4)
-        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(cell)
-        states.append(hidden)
-    return states
-
-
-def contextual(state: State, prefix: str, inputs: list[Tensor]) -> list[Tensor]:
+def contextual(state: State, name: str, inputs: list[Tensor]) -> list[Tensor]:
     """BiLSTM and dense layer over one dialogue."""
-    forward = direction(state, f"{prefix}:", inputs)
-    backward = direction(state, f"{prefix}:_reverse", inputs[::-1])[::-1]
-    weight, bias = state[f"{prefix}.dense.1.weight"], state[f"{prefix}.dense.1.bias"]
-    both = [torch.cat(pair) for pair in zip(forward, backward, strict=True)]
-    return [torch.clamp(weight @ h + bias, min=0.0) for h in both]
+    states = recurrence(state, f"{name}.lstm.rnn", inputs)
+    return [linear(state, f"{name}.dense.1", h).clamp(min=0.0) for h in states]
 
 
 def levels(state: State, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]]]:
     """The logits of level 2, and by modality those of level 1."""
-    logits, votes, start = [], {m: [] for m in batch.features}, 0
-    for length in batch.lengths.tolist():
-        rows = range(start, start + length)
+    logits, votes = [], {m: [] for m in batch.features}
+    for rows in rows_of_dialogues(batch):
         below: list[list[Tensor]] = [[] for _ in rows]
         for column, (name, values) in enumerate(batch.features.items()):
             there = [bool(batch.present[i, column]) for i in rows]
@@ -64,11 +43,9 @@ def levels(state: State, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]]]
                 z = z if there[k] else torch.zeros_like(z)
                 below[k].append(z)
                 if f"classifiers.{name}.1.weight" in state:
-                    weight, bias = (state[f"classifiers.{name}.1.{k}"] for k in ("weight", "bias"))
-                    votes[name].append(weight @ z + bias)
+                    votes[name].append(linear(state, f"classifiers.{name}.1", z))
         for z in contextual(state, "context", [torch.cat(parts) for parts in below]):
-            logits.append(state["classifier.1.weight"] @ z + state["classifier.1.bias"])
-        start += length
+            logits.append(linear(state, "classifier.1", z))
     return torch.stack(logits), votes
 
 
@@ -79,7 +56,7 @@ def test_bc_lstm_equals_plain_loops(subset: tuple[str, ...], preset: str) -> Non
     network = make_network("bc-lstm", preset, subset, alpha_unimodal=0.7).eval()
     batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.2, seed=1)
     assert batch.labels is not None
-    logits, votes = levels({k: v.double() for k, v in network.state_dict().items()}, batch)
+    logits, votes = levels(doubled(network), batch)
     output = network(batch)
     torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
 
@@ -139,7 +116,7 @@ def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist() -> None:
 
 @torch.no_grad()
 def test_golden_values() -> None:
-    network = make_network("bc-lstm").eval()
+    network = make_network("bc-lstm", "paper").eval()
     fill_with_ramp(network)
     batch = Batch(
         features={m: ramp(3, WIDTHS[m], scale=3.0, start=7 * WIDTHS[m]) for m in sorted(WIDTHS)},

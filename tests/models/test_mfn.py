@@ -16,6 +16,7 @@ from helpers import (
     take,
     total,
 )
+from loops import State, doubled, linear, rows_of_dialogues
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
 from mmerc.models import Network, resolve
@@ -23,13 +24,11 @@ from mmerc.models import Network, resolve
 LENGTHS = [3, 1, 4]
 # Of four ReLU units all may be dead, the more so as a softmax over all memories makes ĉ small.
 WIDE = {"attention_hidden": 16, "gate_hidden": 16, "output_hidden": 16}
-State = dict[str, Tensor]
 
 
 def dense(state: State, prefix: str, x: Tensor) -> Tensor:
     """One hidden layer of ReLU units."""
-    w1, b1, w2, b2 = (state[f"{prefix}.{k}"] for k in ("0.weight", "0.bias", "3.weight", "3.bias"))
-    return w2 @ torch.clamp(w1 @ x + b1, min=0.0) + b2
+    return linear(state, f"{prefix}.3", linear(state, f"{prefix}.0", x).clamp(min=0.0))
 
 
 def attend(state: State, c: Tensor, there: list[bool], hidden: int) -> Tensor:
@@ -42,7 +41,7 @@ def attend(state: State, c: Tensor, there: list[bool], hidden: int) -> Tensor:
     return attended
 
 
-def dialogue_logits(state: State, batch: Batch, rows: range) -> list[Tensor]:
+def dialogue_logits(state: State, batch: Batch, rows: list[int]) -> list[Tensor]:
     names = list(batch.features)
     hidden = state["lstms.recurrent"].shape[1]
     zero = torch.zeros(hidden, dtype=torch.float64)
@@ -55,10 +54,8 @@ def dialogue_logits(state: State, batch: Batch, rows: range) -> list[Tensor]:
         for view, name in enumerate(names):
             if not there[view]:
                 continue
-            weight, bias = (state[f"lstms.gates.linear.{name}.{k}"] for k in ("weight", "bias"))
-            gates = (
-                weight @ batch.features[name][i].double() + bias + h[name] @ state["lstms.recurrent"][view]
-            )
+            x = linear(state, f"lstms.gates.linear.{name}", batch.features[name][i].double())
+            gates = x + h[name] @ state["lstms.recurrent"][view]
             f, k, o, m = gates.split(hidden)
             c[name] = torch.sigmoid(f) * c[name] + torch.sigmoid(k) * torch.tanh(m)
             h[name] = torch.sigmoid(o) * torch.tanh(c[name])
@@ -78,11 +75,8 @@ def dialogue_logits(state: State, batch: Batch, rows: range) -> list[Tensor]:
 def test_mfn_equals_plain_loops(subset: tuple[str, ...], seed: int) -> None:
     network = make_network("mfn", modalities=subset, seed=seed, memory_hidden=3, **WIDE).eval()
     batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.2, seed=seed)
-    state = {k: v.double() for k, v in network.state_dict().items()}
-    rows, start = [], 0
-    for length in LENGTHS:
-        rows += dialogue_logits(state, batch, range(start, start + length))
-        start += length
+    state = doubled(network)
+    rows = [row for dialogue in rows_of_dialogues(batch) for row in dialogue_logits(state, batch, dialogue)]
     expected = torch.stack(rows)
     output = network(batch)
     torch.testing.assert_close(output.logits, expected.float(), rtol=0, atol=1e-5)

@@ -18,12 +18,12 @@ from helpers import (
     ramp,
     total,
 )
+from loops import State, doubled
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
 from mmerc.models import resolve, tfn
 
 LENGTHS = [3, 1, 2]
-State = dict[str, Tensor]
 
 
 def units(state: State, prefix: str, layers: int, x: list[float]) -> list[float]:
@@ -56,7 +56,7 @@ def logits_of(state: State, batch: Batch, row: int, layers: int) -> Tensor:
 def test_tfn_equals_plain_loops(subset: tuple[str, ...], preset: str) -> None:
     network = make_network("tfn", preset, subset, hidden=3, text_hidden=4).eval()
     batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.3, seed=2)
-    state = {k: v.double() for k, v in network.state_dict().items()}
+    state = doubled(network)
     expected = torch.stack([logits_of(state, batch, i, layers=2) for i in range(sum(LENGTHS))])
     output = network(batch)
     torch.testing.assert_close(output.logits, expected.float(), rtol=0, atol=1e-5)

@@ -130,6 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {
             "hidden": 128,
             "dense_hidden": 128,
+            "alpha_unimodal": 0.0,
             "end_to_end": True,
             "dropout": 0.4,
             "input_dropout": 0.4,

@@ -14,6 +14,7 @@ Deviations:
 * All views have the same number of LSTM units.
 * The gates read the attended memories, as the paper has them; those of [C] read u^{t−1} too.
 * A view that is absent from an utterance keeps its state and its memory, and DMAN does not attend to it.
+* `state_dropout` is not in the paper.
 """
 
 import math
@@ -43,6 +44,7 @@ class Config:
     gate_hidden: int = 128  # hidden units of D_u and of the networks of both gates
     output_hidden: int = 256  # hidden units of the classifier
     dropout: float = 0.5  # in every one of these networks, after its hidden layer
+    state_dropout: float = 0.0  # on [h^t ; u^t], before the classifier
     input_dropout: float = 0.0  # on the raw features
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class Config:
             self,
             "network",
             positive=("hidden", "attention_hidden", "memory_hidden", "gate_hidden", "output_hidden"),
-            shares=("dropout", "input_dropout"),
+            shares=("dropout", "state_dropout", "input_dropout"),
         )
 
 
@@ -154,6 +156,7 @@ class MFN(Network):
         self.attention = DeltaMemoryAttention(config, views)
         self.memory = GatedMemory(config, views)
         seen = views * config.hidden + config.memory_hidden
+        self.state_dropout = nn.Dropout(config.state_dropout)
         self.classifier = network(seen, config.output_hidden, num_classes, config.dropout)
 
     def forward(self, batch: Batch) -> Output:
@@ -163,7 +166,7 @@ class MFN(Network):
         h, before, c = self.lstms(batch, order, sizes)
         attended = self.attention(torch.cat([before, c], dim=-1), batch.present[order])
         u = self.memory(attended, sizes)
-        packed = self.classifier(torch.cat([h, u], dim=-1))
+        packed = self.classifier(self.state_dropout(torch.cat([h, u], dim=-1)))
         logits = torch.empty_like(packed).index_copy(0, order, packed)
         losses = {}
         if batch.labels is not None:
@@ -174,12 +177,13 @@ class MFN(Network):
 PRESETS: dict[str, dict[str, Any]] = {
     "refined": {
         "network": {
-            "hidden": 128,
+            "hidden": 64,
             "attention_hidden": 128,
             "memory_hidden": 128,
             "gate_hidden": 128,
-            "output_hidden": 128,
+            "output_hidden": 256,
             "dropout": 0.4,
+            "state_dropout": 0.5,
             "input_dropout": 0.4,
         },
         "training": STEADY_TRAINING,
