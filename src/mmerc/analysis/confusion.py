@@ -63,10 +63,9 @@ def draw(data: pd.DataFrame) -> Figure:
     figure = new_figure(side, side * 0.95)
     axes = figure.subplots()
     axes.imshow(np.nan_to_num(shares), cmap="Greys", vmin=0, vmax=1.15)
-    whole = bool((counts == counts.round()).all())
     for (i, j), count in np.ndenumerate(counts):
         dark = np.nan_to_num(shares[i, j]) > 0.55
-        text = f"{count:.0f}" if whole or count >= 100 else f"{count:.1f}"
+        text = f"{count:.0f}" if count >= 100 else f"{round(float(count), 1):g}"
         axes.text(j, i, text if count else "·", ha="center", va="center", fontsize=6.5,
                   color="white" if dark else INK)  # fmt: skip
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")

@@ -29,7 +29,7 @@ def contributions(comparisons: Comparisons) -> Finding | Skipped:
     """Return the finding of Figure 7; it needs contributions that differ between utterances."""
     run = comparisons.run
     omega = run.utterances[omega_columns(run.utterances)]
-    if omega.empty or not (omega.std() > 0).any():
+    if omega.shape[1] < 2 or not (omega.std() > 0).any():
         return Skipped(STEM, TITLE, "the model does not weigh the modalities of an utterance")
     if run.utterances.groupby("seed").size().min() < GROUPS:
         return Skipped(STEM, TITLE, f"there are fewer than {GROUPS} utterances")
@@ -79,7 +79,7 @@ def describe(table: pd.DataFrame) -> str:
         )
     rises = {m: x - per_seed(table, WITHOUT, f"omega:{m}") for m, x in own.items()}
     weak = [m for m in names if m != "text"]
-    rise = pd.concat([rises[m][last] for m in weak], axis=1).mean(axis=1)
+    rise = pd.concat([rises[m][last] for m in weak], axis=1).min(axis=1)
     omegas = ", ".join(f"{m} {spread(x[last], 1, 2, sign=True)}" for m, x in rises.items())
     lift = _gain_in_last(table)
     return (
@@ -115,7 +115,7 @@ def draw(data: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("mean ω")
     axes[1].set_ylabel("weighted F1 (%)")
     axes[1].set_xticks(sorted(data["group"].unique()))
-    axes[1].set_xlabel("quarter of the utterances (4: highest loss)")
+    axes[1].set_xlabel("quarter by cross-entropy (4: highest)")
     return figure
 
 

@@ -168,4 +168,6 @@ def bars(
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
+    axes.spines["left"].set_bounds(0, 100)
+    axes.set_xlim(-0.6 - 0.4 * (len(table) == 1), len(table) - 0.4 + 0.4 * (len(table) == 1))
     axes.figure.legend(loc="outside upper center", ncols=len(series))

@@ -1,6 +1,6 @@
 """A finding: a figure with its data, what the paper saw, and what this run shows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,23 +38,30 @@ class Skipped:
     reason: str
 
 
-def spread(
-    values: Sequence[float] | pd.Series, scale: float = 100.0, digits: int = 1, sign: bool = False
-) -> str:
+def _known(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return array[~np.isnan(array)]
+
+
+def spread(values: npt.ArrayLike, scale: float = 100.0, digits: int = 1, sign: bool = False) -> str:
     """Return mean ± sd over the seeds as text; the mean alone for one seed."""
-    array = np.asarray(values, dtype=np.float64) * scale
+    array = _known(values) * scale
+    if not len(array):
+        return "unknown"
     mean = f"{array.mean():{'+' if sign else ''}.{digits}f}".replace("-", "−")
     return mean if len(array) < 2 else f"{mean} ± {array.std(ddof=1):.{digits}f}"
 
 
-def gain(values: Sequence[float] | pd.Series) -> str:
+def gain(values: npt.ArrayLike) -> str:
     """Return mean ± sd over the seeds of a difference between scores, in points of percent."""
     return spread(values, sign=True)
 
 
-def verdict(margins: Sequence[float] | pd.Series) -> str:
+def verdict(margins: npt.ArrayLike) -> str:
     """Say whether the paper's claim holds, given by how much it does (above 0) in each seed."""
-    array = np.asarray(margins, dtype=np.float64)
+    array = _known(margins)
+    if not len(array):
+        return "whether the paper's claim holds here cannot be told"
     if array.mean() <= 0:
         return "the paper's claim does not hold here"
     if len(array) < 2:
@@ -66,9 +73,9 @@ def verdict(margins: Sequence[float] | pd.Series) -> str:
 
 def compared(differences: npt.ArrayLike, below: str, above: str) -> str:
     """Say in which direction a difference goes, given in each seed; neither if it is within their spread."""
-    array = np.asarray(differences, dtype=np.float64)
+    array = _known(differences)
     sd = float(array.std(ddof=1)) if len(array) > 1 else 0.0
-    if abs(array.mean()) <= sd or array.mean() == 0:
+    if not len(array) or abs(array.mean()) <= sd:
         return f"neither {below} nor {above}"
     return below if array.mean() < 0 else above
 

@@ -81,7 +81,6 @@ def draw(data: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     names = [f"{r['kind']}\n(n = {r['utterances']:.0f})" for _, r in data.iterrows()]
     bars(axes, names, data, [("accuracy", "accuracy"), ("weighted F1", "weighted_f1")])
-    axes.set_xlim(-0.6, len(data) - 0.4)
     axes.set_ylabel("%")
     return figure
 

@@ -31,8 +31,10 @@ def analyze(
     from mmerc.analysis.frozen_run import read_run
     from mmerc.analysis.report import analyze as analyze_run
     from mmerc.corpus import Corpus
-    from mmerc.errors import CheckpointError
+    from mmerc.errors import CheckpointError, ConfigError
 
+    if any((out / name).exists() for name in ("checkpoint.json", "corpus.json")):
+        raise ConfigError(f"--out: {out} is a checkpoint or a corpus; choose a folder of its own")
     if compare is not None and not compare.is_dir():
         raise CheckpointError(f"--compare: {compare} is not a folder")
     with console.status("predicting"):
