@@ -1,7 +1,9 @@
 """`mmerc sweep`: trials of settings, compared on validation."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +21,7 @@ from mmerc.cli.studies import (
 if TYPE_CHECKING:
     from mmerc.experiments.cells import Cell
     from mmerc.experiments.sweep import Values
+    from mmerc.metrics import Spread
 
 
 def sweep(
@@ -111,6 +114,15 @@ def _fold_numbers(text: str) -> list[int]:
         raise ConfigError(f"--folds {text}: expected numbers, such as 0 or 0,2") from None
 
 
+class Row(NamedTuple):
+    """A trial in the table: its scores, its line, and what is known about it."""
+
+    validation: "Spread | None"
+    test: "Spread | None"
+    line: list[str]
+    record: dict[str, Any]
+
+
 def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Values]", folder: Path) -> None:
     """Print and write the trials of a model on a corpus, best first, with test scores if there are any."""
     from mmerc.experiments.cells import result_of
@@ -118,7 +130,7 @@ def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Valu
     from mmerc.experiments.sweep import validation_scores
     from mmerc.tables import Grid
 
-    rows: list[tuple[float, list[str], dict[str, Any]]] = []
+    rows: list[Row] = []
     for cell, trial in zip(cells, trials, strict=True):
         found, result = validation_scores(cell), result_of(cell)
         line = [cell.name, "failed" if found is None else str(found)]
@@ -128,8 +140,9 @@ def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Valu
             scores = None if result is None else result.summary
             line += ["–", "–"] if scores is None else [str(scores.weighted_f1), str(scores.macro_f1)]
             record["test"] = None if scores is None else scores.to_dict()
-        rows.append((-1.0 if found is None else found.mean, line, record))
-    rows.sort(key=lambda row: -row[0])
+        test = None if result is None else result.summary.weighted_f1
+        rows.append(Row(found, test, line, record))
+    rows.sort(key=lambda row: -1.0 if row.validation is None else -row.validation.mean)
     header = [
         "trial",
         "validation wF1",
@@ -138,7 +151,31 @@ def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Valu
     runs = f"{len({r.seed for r in cells[0].runs})} seed(s)"
     folds = sorted({run.fold for run in cells[0].runs if run.fold is not None})
     where = f", folds {', '.join(map(str, folds))}" if folds else ""
-    grid = Grid(f"{model} on {corpus}, %, {runs}{where}", header, [line for _, line, _ in rows])
+    grid = Grid(f"{model} on {corpus}, %, {runs}{where}", header, [row.line for row in rows])
     console.print(grid.terminal())
     facts = {"corpus": corpus, "model": model, "chosen on": "validation weighted F1"}
-    say_files(write_report(folder / "sweep", [grid], [record for *_, record in rows], facts))
+    say_files(write_report(folder / "sweep", [grid], [row.record for row in rows], facts))
+    show_curve(rows, folder)
+
+
+def show_curve(rows: "Sequence[Row]", folder: Path) -> None:
+    """Draw the score against the setting, where a single one with numbers was varied (figure 9)."""
+    import pandas as pd
+
+    points = []
+    for row in rows:
+        (value, *more) = row.record["trial"].values()
+        for split, found in (("validation", row.validation), ("test", row.test)):
+            if found is not None:
+                points.append([value, split, found.mean, found.sd])
+    data = pd.DataFrame(points, columns=["value", "split", "weighted_f1", "weighted_f1_sd"])
+    numbers = pd.to_numeric(data["value"], errors="coerce")
+    if more or numbers.isna().any() or numbers.nunique() < 2:
+        return
+    from mmerc.analysis.drawing import save
+    from mmerc.analysis.sensitivity import draw, sensitivity
+
+    data = data.assign(value=numbers, weighted_f1_sd=data["weighted_f1_sd"].astype(float))
+    (key,) = rows[0].record["trial"]
+    save(partial(draw, key), data, folder, "sweep")
+    console.print(sensitivity(key, data))
