@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-# What pdfLaTeX does not print as it stands.
-LATEX_SYMBOLS = str.maketrans(
+# What pdfLaTeX does not print as it stands; the end of a row would take [ and * at the next one's start.
+LATEX = str.maketrans(
     {
-        "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$",
-        "→": r"$\to$", "⁶": "$^6$", "Δ": r"$\Delta$", "α": r"$\alpha$", "ψ": r"$\psi$", "ω": r"$\omega$",
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " ",
+        **{character: f"\\{character}" for character in "%&_#${}"}, **{c: f"${c}$" for c in "<>|"},
+        "[": "{[}", "*": "{*}",
+        "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$",
+        "≤": r"$\le$", "≥": r"$\ge$", "→": r"$\to$", "↓": r"$\downarrow$", "²": "$^2$", "⁶": "$^6$",
+        "Δ": r"$\Delta$", "α": r"$\alpha$", "β": r"$\beta$", "ρ": r"$\rho$", "σ": r"$\sigma$",
+        "ψ": r"$\psi$", "ω": r"$\omega$",
     }
 )  # fmt: skip
 
@@ -31,7 +35,7 @@ class Grid:
         """Return a Markdown table with the title above and the notes below."""
 
         def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+            return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 
         rule = line(["---" if self.named else "---:", *["---:"] * (len(self.header) - 1)])
         table = "\n".join([line(self.header), rule, *map(line, self.rows)])
@@ -39,15 +43,18 @@ class Grid:
 
     def latex(self) -> str:
         """Return a LaTeX `table` in the style of booktabs; the notes stand in the caption."""
-        frame = pd.DataFrame(list(map(list, self.rows)), columns=list(self.header))
-        style = frame.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
+
+        def line(cells: Sequence[str]) -> str:
+            return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
+
         columns = ("l" if self.named else "r") + "r" * (len(self.header) - 1)
-        caption = " ".join([f"{self.title.rstrip('.')}.", *self.notes])
-        for character in "%&_#":
-            caption = caption.replace(character, f"\\{character}")
-        body = style.to_latex(hrules=True, column_format=columns)
-        text = f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\\end{{table}}\n"
-        return text.translate(LATEX_SYMBOLS)
+        caption = " ".join([f"{self.title.rstrip('.')}.", *self.notes]).translate(LATEX)
+        lines = [
+            r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\begin{{tabular}}{{{columns}}}",
+            r"\toprule", line(self.header), r"\midrule", *map(line, self.rows), r"\bottomrule",
+            r"\end{tabular}", r"\end{table}",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
 
     def terminal(self) -> Table:
         """Return a table for the terminal."""

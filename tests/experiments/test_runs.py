@@ -165,7 +165,7 @@ def test_side_by_side_is_as_in_turn(corpus: Corpus, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_run_whose_process_is_killed_is_tried_again(corpus: Corpus, tmp_path: Path) -> None:
     runs = plan(corpus, tmp_path, range(2), False)
     before = set(multiprocessing.active_children())
 
@@ -177,9 +177,6 @@ def test_a_process_that_is_killed(corpus: Corpus, tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(TrainingError, match=r"seed-\d: its process was killed; use --resume"):
-        list(train_side_by_side(corpus.path, config(epochs=200, patience=200), runs, 2, False, "cpu"))
+    ended = list(train_side_by_side(corpus.path, config(epochs=2), runs, 2, False, "cpu"))
     killer.join()
-    assert all(
-        p.epoch == 2 for _, p in train_side_by_side(corpus.path, config(epochs=2), runs, 2, True, "cpu")
-    )
+    assert [progress.epoch for _, progress in ended] == [2, 2]

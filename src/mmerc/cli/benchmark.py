@@ -1,6 +1,5 @@
 """`mmerc benchmark`: models × corpora × seeds under one protocol."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from mmerc.cli.studies import (
 )
 
 if TYPE_CHECKING:
+    from mmerc.corpus import Corpus
     from mmerc.experiments.cells import Cell
 
 
@@ -47,48 +47,52 @@ def benchmark(
     """Train and test models on corpora; tables as Markdown, LaTeX, CSV and JSON.
 
     The epoch is chosen on validation; the test split is read once, by the frozen checkpoint. A corpus with
-    folds is cross-validated. Cut off, the same command goes on.
+    folds and no splits is cross-validated. Cut off, the same command goes on.
     """
     from mmerc.config import parse_overrides
-    from mmerc.experiments.benchmark import open_corpora, plan_benchmark, read_settings
+    from mmerc.errors import ConfigError
+    from mmerc.experiments.benchmark import (
+        ANY,
+        open_corpora,
+        plan_benchmark,
+        read_settings,
+        row_name,
+        watched,
+    )
+    from mmerc.experiments.runs import require_free
     from mmerc.models import MODELS
 
     names = list(MODELS) if models.strip() == "all" else split_names(models, "--models")
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
+    if unused := given.keys() - {ANY, *(corpus.name for corpus in opened)}:
+        console.print(
+            f"settings for {', '.join(map(str, unused))} are not used", style="yellow", markup=False
+        )
     cells = plan_benchmark(names, opened, out, range(seeds), folds, given, parse_overrides(assignments or []))
-    watched = [_watched(cell, out) for cell in cells] if oracle else []
-    failed = run_cells([*cells, *watched], jobs, device)
+    if reference is not None and row_name(reference) not in {cell.name for cell in cells}:
+        raise ConfigError(f"--reference {reference} is none of the rows: {', '.join(names)}")
+    require_free(out, [run for cell in cells for run in cell.runs])
+    seen = [watched(cell, out) for cell in cells] if oracle else []
+    failed = run_cells([*cells, *seen], jobs, device)
     for corpus in opened:
-        rows = [cell for cell in cells if cell.corpus == corpus.path]
-        show_corpus(corpus.path, rows, [c for c in watched if c.corpus == corpus.path], reference, out)
+        rows, twins = ([cell for cell in some if cell.corpus == corpus.path] for some in (cells, seen))
+        show_corpus(corpus, rows, twins, row_name(reference) if reference else None, out)
     complain(failed)
 
 
-def _watched(cell: "Cell", out: Path) -> "Cell":
-    """Return the same cell once more, its epochs chosen on test, in a tree of its own."""
-
-    def moved(path: Path) -> Path:
-        return out / "oracle" / path.relative_to(out)
-
-    runs = tuple(run._replace(folder=moved(run.folder)) for run in cell.runs)
-    return replace(cell, folder=moved(cell.folder), runs=runs, test="oracle")
-
-
 def show_corpus(
-    path: Path, cells: "list[Cell]", watched: "list[Cell]", reference: str | None, out: Path
+    corpus: "Corpus", cells: "list[Cell]", watched: "list[Cell]", reference: str | None, out: Path
 ) -> None:
     """Print and write the tables of one corpus."""
-    from mmerc.corpus import Corpus
     from mmerc.experiments.benchmark import tables
     from mmerc.experiments.comparison import METHOD, Comparison, write_report
 
-    corpus = Corpus.open(path)
     results = sorted(results_of(cells), key=lambda r: -r.summary.weighted_f1.mean)
     if not results:
-        console.print(f"[yellow]{corpus.name}: no row has a complete seed yet[/]")
+        console.print(f"{corpus.name}: no row has a complete seed yet", style="yellow", markup=False)
         return
-    chosen = {r.cell.name: str(r.summary.weighted_f1) for r in results_of(watched)}
+    chosen = {r.cell.name: r.summary.weighted_f1 for r in results_of(watched)}
     comparison = Comparison.of(corpus.name, results, reference)
     grids, records = tables(comparison, corpus, chosen)
     for grid in grids:

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from mmerc.errors import TrainingError
 
@@ -60,7 +61,7 @@ def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]
     failed = []
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("runs", total=len(todo), note="")
@@ -72,7 +73,8 @@ def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]
                 else:
                     failed.append(outcome)
                     note = f"{len(failed)} failed"
-                    bar.console.print(f"[red]failed[/] {name}: {outcome.error}", markup=True)
+                    text = Text.assemble(("failed", "red"), f" {name}: {_first_line(outcome)}")
+                    bar.console.print(text, soft_wrap=True)
                 bar.update(task, advance=1, note=note)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted: the same command goes on where it stopped\n")
@@ -100,13 +102,17 @@ def complain(failed: "Sequence[Outcome]") -> None:
         TrainingError: something failed.
     """
     if failed:
-        lines = "\n".join(f"  {run_name(o)}: {(o.error or '').splitlines()[0]}" for o in failed)
+        lines = "\n".join(f"  {run_name(o)}: {_first_line(o)}" for o in failed)
         raise TrainingError(
             f"{len(failed)} run(s) failed and are not in the tables (error.txt in their folders says more); "
             f"the same command tries them again:\n{lines}"
         )
 
 
+def _first_line(outcome: "Outcome") -> str:
+    return (outcome.error or "").partition("\n")[0]
+
+
 def say_files(files: Sequence[Path]) -> None:
     """Name the files that were written."""
-    console.print("written: " + ", ".join(map(str, files)))
+    console.print("written: " + ", ".join(map(str, files)), markup=False, soft_wrap=True)

@@ -1,6 +1,8 @@
 """All models on all corpora under one protocol: the cells, and the tables with the published numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -12,11 +14,13 @@ from mmerc.config import merge, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
 from mmerc.experiments.cells import Cell, Result
-from mmerc.experiments.comparison import Comparison
+from mmerc.experiments.comparison import Comparison, protocol
+from mmerc.metrics import Spread
 from mmerc.models import choose_modalities, find, resolve
 from mmerc.tables import Grid
 
 ANY = "*"  # in a settings file: every corpus, or every model
+ORACLE = "oracle"  # folder of the runs that are watched on test, beside those of the corpora
 
 Settings = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -33,8 +37,18 @@ def read_settings(path: Path) -> Settings:
             raise ConfigError(f"{path}: {corpus}: expected `model: {{key: value}}` pairs")
         for model in models:
             if model != ANY:
-                find(model)
+                with _told(f"{path}: {corpus}"):
+                    find(model)
     return settings
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say in a mistake's message where it is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def settings_for(settings: Settings, corpus: str, model: str) -> dict[str, Any]:
@@ -44,14 +58,16 @@ def settings_for(settings: Settings, corpus: str, model: str) -> dict[str, Any]:
 
 
 def open_corpora(paths: Sequence[Path]) -> list[Corpus]:
-    """Open corpora that are told apart by name.
+    """Open corpora that are told apart by name, which is also that of their folder among the runs.
 
     Raises:
         CorpusError: one cannot be opened.
-        ConfigError: two have the same name.
+        ConfigError: two have the same name, or one has a name that no folder here can have.
     """
     corpora = [Corpus.open(path) for path in paths]
     names = [corpus.name for corpus in corpora]
+    if bad := [name for name in names if name in (ORACLE, "", "..") or Path(name).name != name]:
+        raise ConfigError(f"a corpus called {bad[0]!r} cannot have a folder; import it with another --name")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two corpora are called {twice[0]!r}; import one of them with another --name")
     return corpora
@@ -90,45 +106,59 @@ def plan_benchmark(
     cells = []
     for corpus in corpora:
         for name in models:
-            model, _, preset = name.partition(":")
-            own = {"preset": preset} if preset else {}
-            config = resolve(model, settings_for(settings, corpus.name, model), *layers, own)
-            choose_modalities(config, list(corpus.modalities))
-            row = name.replace(":", "-")
+            model, colon, preset = name.partition(":")
+            own = {"preset": preset} if colon else {}
+            with _told(f"{name} on {corpus.name}"):
+                config = resolve(model, settings_for(settings, corpus.name, model), *layers, own)
+                choose_modalities(config, list(corpus.modalities))
+            row = row_name(name)
             folder = out / corpus.name / row
             cells.append(Cell.of(row, corpus, config, folder, seeds, uses_folds(corpus, folds)))
     return cells
 
 
+def row_name(name: str) -> str:
+    """Return how the row and the folder of `model:preset` are called."""
+    return name.replace(":", "-")
+
+
+def watched(cell: Cell, out: Path) -> Cell:
+    """Return a cell of a benchmark once more, its epochs chosen on test, in a tree of its own."""
+
+    def moved(path: Path) -> Path:
+        return out / ORACLE / path.relative_to(out)
+
+    runs = tuple(run._replace(folder=moved(run.folder)) for run in cell.runs)
+    return replace(cell, folder=moved(cell.folder), runs=runs, test="oracle")
+
+
 def tables(
-    comparison: Comparison, corpus: Corpus, oracle: Mapping[str, str] | None = None
+    comparison: Comparison, corpus: Corpus, oracle: Mapping[str, Spread] | None = None
 ) -> tuple[list[Grid], list[dict[str, Any]]]:
     """Return the tables of a benchmark on one corpus and the records behind them, best model first.
 
     Args:
         comparison: the results
         corpus: where they come from
-        oracle: per row, weighted F1 of the epoch that is best on test, ready to be read
+        oracle: per row, weighted F1 of the epoch that is best on test
     """
     columns: dict[str, list[str]] = {}
     notes = []
     names = [result.cell.name for result in comparison.results]
     if oracle:
-        columns["oracle epoch"] = [oracle.get(name, "–") for name in names]
+        columns["oracle epoch"] = [str(oracle.get(name, "–")) for name in names]
         notes.append("Oracle epoch (chosen on test): the wF1 that such a choice would report; not a result.")
     printed = published().get(corpus.name, {})
     found = [printed.get(result.cell.config.model) for result in comparison.results]
     if any(found):
         columns["published wF1 / acc."] = [_published_cell(entry) for entry in found]
         notes.append(_what_differs(comparison.results, corpus))
-    seeds = max(len(result.scores) for result in comparison.results)
-    protocol = "test folds pooled" if comparison.results[0].cell.runs[0].fold is not None else "test split"
-    title = f"{corpus.name}, {protocol}, %, mean ± sd over {seeds} seed{'s' if seeds > 1 else ''}"
     records = comparison.records()
     for record, entry in zip(records, found, strict=True):
         record["published"] = entry
         if oracle and record["name"] in oracle:
-            record["oracle_weighted_f1"] = oracle[record["name"]]
+            record["oracle_weighted_f1"] = oracle[record["name"]]._asdict()
+    title = f"{corpus.name}, {protocol(comparison.results)}"
     return [comparison.grid(title, notes, columns), comparison.class_grid()], records
 
 
@@ -149,11 +179,15 @@ def _published_cell(entry: Mapping[str, Any] | None) -> str:
 
 def _what_differs(results: Sequence[Result], corpus: Corpus) -> str:
     """Say how what was measured here differs from what was published."""
+    return (
+        "Published: other inputs (the JSON says which), mostly text, audio and video. "
+        f"{inputs(results, corpus)} * its official code reports the epoch that is best on test."
+    )
+
+
+def inputs(results: Sequence[Result], corpus: Corpus) -> str:
+    """Say what the rows of a table read."""
     configs = [result.cell.config for result in results]
     read = {m for config in configs for m in choose_modalities(config, list(corpus.modalities))}
     text = sorted({c.text_encoder.name + " trained along" if c.text_encoder else "frozen" for c in configs})
-    return (
-        "Published: other inputs (the JSON says which), mostly text, audio and video. "
-        f"Here: {', '.join(sorted(read))}; text vectors {', '.join(text)}. "
-        "* its official code reports the epoch that is best on test."
-    )
+    return f"Here: {', '.join(sorted(read))}; text vectors {', '.join(text)}."

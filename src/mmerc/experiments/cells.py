@@ -1,32 +1,35 @@
 """Many configs on many corpora: what is missing is run, what was cut goes on, what fails stops nothing else.
 
 A cell is one row of a table: a config on a corpus, trained once per seed and fold. Beside its checkpoint a
-finished run holds `test.parquet`, the frozen checkpoint's predictions of its test split, and `speed.json`.
+finished run holds `test.parquet`, the frozen checkpoint's predictions of its test split, `speed.json`, and
+`done.json`, which says by a hash on what data. `done.json` is written last: where it is, the run is whole.
 """
 
+import hashlib
 import json
 import statistics
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
+import pyarrow as pa
 
+from mmerc.checkpoint import load_checkpoint
 from mmerc.config import RunConfig, read_yaml
 from mmerc.corpus import Corpus
-from mmerc.errors import MmercError
+from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
-from mmerc.experiments.listeners import Oracle, Stopwatch
+from mmerc.experiments.listeners import Oracle, Stopwatch, read_notes
 from mmerc.experiments.runs import Run, out_of_memory_explained, plan, side_by_side, task_of
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
-from mmerc.storage import write_text
+from mmerc.storage import write_json, write_text
 from mmerc.training import train
 
 
@@ -80,7 +83,7 @@ class Result:
     scores: dict[int, Scores]  # seed → scores of these
     validation: dict[int, float]  # seed → mean weighted F1 on validation over its folds
     parameters: int
-    seconds_per_epoch: float  # median, beside whatever else ran
+    seconds_per_epoch: float | None  # median, beside whatever else ran; None: nobody noted it down
     unfinished: int  # seeds that lack a run
 
     @property
@@ -90,14 +93,34 @@ class Result:
 
 
 def is_done(job: Job, corpus: Corpus) -> bool:
-    """Return whether a run is finished with this very config, on data not written since."""
+    """Return whether a run is finished with this very config on these very data."""
     folder = job.run.folder
     files = ["checkpoint.json", *filter(None, [job.cell.predictions])]
     if not all((folder / name).exists() for name in files):
         return False
-    if (corpus.path / "corpus.json").stat().st_mtime > (folder / "checkpoint.json").stat().st_mtime:
-        return False  # training looks at the data themselves
-    return resolve(job.cell.config.model, read_yaml(folder / "config.yaml")) == job.cell.config
+    if read_notes(folder / "done.json").get("data") != fingerprint(corpus):
+        return False
+    try:
+        return resolve(job.cell.config.model, read_yaml(folder / "config.yaml")) == job.cell.config
+    except ConfigError:  # of another version, or damaged: training says more
+        return False
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Return a hash of what a run may read of a corpus; another path or time of writing changes nothing."""
+    files = [corpus.path / "utterances.parquet"]
+    files += [corpus.path / "features" / f"{m}.safetensors" for m in sorted(corpus.modalities)]
+    stats = [(file, file.stat()) for file in files if file.exists()]  # training says what is missing
+    parts = [_sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in stats]
+    manifest = corpus.manifest.model_dump_json(exclude={"provenance"})
+    return hashlib.sha256("\n".join([manifest, *parts]).encode()).hexdigest()
+
+
+@cache
+def _sha256(path: Path, modified: int, size: int) -> str:
+    """Hash a file; modification time and size are there for the cache."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def pending(cells: Sequence[Cell]) -> list[Job]:
@@ -124,16 +147,24 @@ def run_jobs(jobs: Sequence[Job], processes: int, device: str = "auto") -> Itera
 def _train_and_test(device: str, job: Job) -> float:
     """Finish a run in this process; return the chosen epoch's weighted F1 on validation."""
     corpus = Corpus.open(job.cell.corpus)
-    folder, fold = job.run.folder, job.run.fold
+    folder, fold, data = job.run.folder, job.run.fold, fingerprint(corpus)
+    if (folder / "checkpoint.json").exists() and not (folder / "state.pt").exists():
+        raise TrainingError(
+            f"{folder} holds a checkpoint without the state.pt that says where it comes from, and training "
+            "would overwrite it: move it away, or use another --out"
+        )
     task = task_of(corpus, job.cell.config, job.run)
     listener = Stopwatch(folder)
     if job.cell.test == "oracle":
-        listener = Oracle(folder, task, corpus.split("test") if fold is None else corpus.fold(fold)["test"])
+        test = corpus.split("test") if fold is None else corpus.fold(fold)["test"]
+        listener = Oracle(folder, task, test, data)
     with out_of_memory_explained():
         progress = train(task, folder, resume=True, device=device, listener=listener)
-    if job.cell.test == "frozen" and job.cell.predictions:
-        (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split
-        write_predictions(folder / job.cell.predictions, predictions(corpus, found.rows, found.probabilities))
+        if job.cell.test == "frozen" and job.cell.predictions:
+            (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split
+            table = predictions(corpus, found.rows, found.probabilities)
+            write_predictions(folder / job.cell.predictions, table)
+    write_json(folder / "done.json", {"data": data})
     return progress.best_score
 
 
@@ -167,21 +198,26 @@ def result_of(cell: Cell) -> Result | None:
         predictions=tables,
         scores={seed: score_table(table, labels) for seed, table in tables.items()},
         validation={seed: validation_of(runs) for seed, runs in done.items()},
-        parameters=_parameters(folders[0]),
-        seconds_per_epoch=statistics.median(
-            s for folder in folders for s in json.loads((folder / "speed.json").read_text())["seconds"]
-        ),
+        parameters=sum(p.numel() for p in load_checkpoint(folders[0]).pipeline.parameters()),
+        seconds_per_epoch=_median_seconds(folders),
         unfinished=len({run.seed for run in cell.runs}) - len(done),
     )
 
 
 def _pooled(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    table = pd.concat([pd.read_parquet(run.folder / name) for run in runs])
+    table = pd.concat([_read_predictions(run.folder / name) for run in runs])
     return table.sort_values(["dialogue_id", "utterance_index"], ignore_index=True)
 
 
-def _parameters(folder: Path) -> int:
-    """Return the number of trained weights: those in the file without the standardising statistics."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        names = [n for n in file.keys() if not n.startswith("standardizer.")]  # noqa: SIM118  # not a dict
-        return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
+def _read_predictions(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TrainingError(
+            f"{path} cannot be read ({error}): delete it, and the same command writes it again"
+        ) from None
+
+
+def _median_seconds(folders: Sequence[Path]) -> float | None:
+    seconds = [s for folder in folders for s in read_notes(folder / "speed.json").get("seconds", [])]
+    return statistics.median(seconds) if seconds else None

@@ -22,7 +22,8 @@ METHOD = (
     "and a two-sided paired t-test over seeds; both Holm-corrected over the rows of the table."
 )
 MARKS = (
-    "Δ from the row `ref.`: † by the bootstrap over dialogues, ‡ by the t-test over seeds, p < 0.05 (Holm)."
+    "Δ: from the row marked ref., on the seeds that both have; † the bootstrap over dialogues, ‡ the t-test "
+    "over seeds sees a difference, p < 0.05 (Holm)."
 )
 
 
@@ -49,7 +50,7 @@ class Comparison:
     corpus: str
     results: tuple[Result, ...]
     reference: str
-    contrasts: Mapping[str, Contrast]  # without the reference
+    contrasts: Mapping[str, Contrast]  # without the reference, and rows that share no seed with it
 
     @classmethod
     def of(cls, corpus: str, results: Sequence[Result], reference: str | None = None) -> "Comparison":
@@ -68,10 +69,13 @@ class Comparison:
         rows = []
         for k, result in enumerate(self.results):
             summary, contrast = result.summary, self.contrasts.get(result.cell.name)
-            delta = "ref." if contrast is None else f"{100 * contrast.difference.value:+.2f}{contrast.mark}"
+            delta = "ref." if result.cell.name == self.reference else "–"  # –: no seed in common
+            if contrast is not None:
+                delta = f"{100 * contrast.difference.value:+.2f}{contrast.mark}"
             name = result.cell.name + (f" ({summary.runs} seeds)" if result.unfinished else "")
             scores = [str(summary.weighted_f1), delta, str(summary.macro_f1), str(summary.accuracy)]
-            cost = [f"{result.parameters / 1e6:.2f}", f"{result.seconds_per_epoch:.1f}"]
+            seconds = result.seconds_per_epoch
+            cost = [f"{result.parameters / 1e6:.2f}", "–" if seconds is None else f"{seconds:.1f}"]
             rows.append([name, *scores, *(cells[k] for cells in more.values()), *cost])
         return Grid(title, header, rows, notes=[MARKS, *notes] if self.contrasts else notes)
 
@@ -133,6 +137,14 @@ def _contrasts(results: Sequence[Result], reference: int) -> dict[str, Contrast]
             others, differences, holm([d.p for d in differences]), p_seeds, p_seeds_holm, strict=True
         )
     }
+
+
+def protocol(results: Sequence[Result]) -> str:
+    """Say what the numbers of a table are of: test split or folds, over how many seeds."""
+    seeds = max(len(result.scores) for result in results)
+    folds = results[0].cell.runs[0].fold is not None
+    where = "test folds pooled" if folds else "test split"
+    return f"{where}, %, mean ± sd over {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def write_report(
