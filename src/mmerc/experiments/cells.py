@@ -213,8 +213,9 @@ def _read_predictions(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error).split())
         raise TrainingError(
-            f"{path} cannot be read ({error}): delete it, and the same command writes it again"
+            f"{path} cannot be read ({reason}): delete it, and the same command writes it again"
         ) from None
 
 

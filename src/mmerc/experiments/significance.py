@@ -27,13 +27,18 @@ def dialogue_confusions(
     Args:
         table: predictions, as `mmerc.evaluation.predictions` makes them
         labels: the K label names in class order
+
+    Raises:
+        ValueError: the table holds another label.
     """
     table = table[table["label"].notna()]
     ids, dialogue = np.unique(table["dialogue_id"].to_numpy(dtype=str), return_inverse=True)
     classes = pd.Index(labels)
     confusions = np.zeros((len(ids), len(labels), len(labels)), dtype=np.int64)
-    cells = (dialogue, *(classes.get_indexer(pd.Index(table[c])) for c in ("label", "predicted")))
-    np.add.at(confusions, cells, 1)
+    truth, predicted = (classes.get_indexer(pd.Index(table[c])) for c in ("label", "predicted"))
+    if (np.r_[truth, predicted] < 0).any():
+        raise ValueError(f"the predictions hold other labels than {', '.join(labels)}")
+    np.add.at(confusions, (dialogue, truth, predicted), 1)
     return [str(name) for name in ids], confusions
 
 

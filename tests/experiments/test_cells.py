@@ -1,0 +1,490 @@
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mmerc.checkpoint import load_checkpoint
+from mmerc.corpus import Corpus
+from mmerc.errors import TrainingError
+from mmerc.evaluation import evaluate, score_table
+from mmerc.experiments.cells import (
+    Cell,
+    Job,
+    Outcome,
+    fingerprint,
+    finished_seeds,
+    pending,
+    result_of,
+    run_jobs,
+    validation_of,
+)
+from mmerc.experiments.listeners import Oracle, Stopwatch
+from mmerc.experiments.runs import side_by_side, train_in_turn
+from mmerc.training import Listener, train
+from tiny import config, tables, task, write, written
+
+RUN = config("df-erc", epochs=2)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write(tmp_path_factory.mktemp("corpus") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    """A cell on splits, one over folds, and each once more watched on test; two seeds."""
+    out = tmp_path_factory.mktemp("cells")
+    cells = {
+        name: replace(
+            Cell.of(name, corpus, RUN, out / name, range(2), "folds" in name),
+            test="oracle" if "oracle" in name else "frozen",
+        )
+        for name in ("splits", "folds", "oracle", "oracle-folds")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+        assert [o.error for o in run_jobs(pending(list(cells.values())), 1)] == [None] * 16
+    return cells
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process: starting another takes seconds."""
+    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+
+
+@pytest.fixture
+def cell(finished: dict[str, Cell], tmp_path: Path) -> Cell:
+    """A copy of the cell on splits."""
+    return copied(finished["splits"], tmp_path / "copy")
+
+
+def in_this_process(work: Callable[[Job], float], jobs: Sequence[Job], _: int) -> Iterator[tuple[Job, Any]]:
+    for job in jobs:
+        try:
+            yield job, work(job)
+        except Exception as error:
+            yield job, error
+
+
+def copied(cell: Cell, folder: Path) -> Cell:
+    shutil.copytree(cell.folder, folder)
+    return moved(cell, folder)
+
+
+def moved(cell: Cell, folder: Path) -> Cell:
+    runs = [run._replace(folder=folder / run.folder.relative_to(cell.folder)) for run in cell.runs]
+    return replace(cell, folder=folder, runs=tuple(runs))
+
+
+def content(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """All files below a folder, with the time of their writing."""
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def run(*cells: Cell) -> list[Outcome]:
+    return list(run_jobs(pending(cells), 1, "cpu"))
+
+
+def cut_after_one_epoch(corpus: Corpus, cell: Cell, listener: Callable[[Path], Listener]) -> None:
+    """Do what a run does until its first epoch is over."""
+
+    class Cut(Listener):
+        def __init__(self, folder: Path) -> None:
+            self.inner = listener(folder)
+            self.validated = self.inner.validated  # type: ignore[method-assign]
+
+        def epoch(self, record: dict[str, Any]) -> None:
+            self.inner.epoch(record)
+            raise InterruptedError
+
+    for one in cell.runs:
+        with pytest.raises(InterruptedError):
+            train(task(corpus, cell.config, one.seed), one.folder, listener=Cut(one.folder), device="cpu")
+
+
+# What is done
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_done_is_not_run_again(finished: dict[str, Cell], corpus: Corpus) -> None:
+    cells = list(finished.values())
+    before = {name: content(c.folder) for name, c in finished.items()}
+    assert pending(cells) == []
+    assert run(*cells) == []
+    assert {name: content(c.folder) for name, c in finished.items()} == before
+    for c in cells:
+        assert list(finished_seeds(c, corpus)) == [0, 1]
+        assert all(not (r.folder / "error.txt").exists() for r in c.runs)
+
+
+@pytest.mark.usefixtures("here")
+def test_only_what_is_missing_is_run(cell: Cell, finished: dict[str, Cell]) -> None:
+    (cell.runs[0].folder / "test.parquet").unlink()
+    shutil.rmtree(cell.runs[1].folder)
+    assert [job.run for job in pending([cell])] == list(cell.runs)
+    before = content(cell.runs[0].folder / "model.safetensors")
+    assert [o.error for o in run(cell)] == [None, None]
+    assert content(cell.runs[0].folder / "model.safetensors") == before
+    for mine, theirs in zip(cell.runs, finished["splits"].runs, strict=True):
+        assert written(mine.folder) == written(theirs.folder)
+        assert (mine.folder / "test.parquet").read_bytes() == (theirs.folder / "test.parquet").read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_mmerc_train_is_finished_without_training(
+    corpus: Corpus, finished: dict[str, Cell], tmp_path: Path
+) -> None:
+    cell = moved(finished["splits"], tmp_path / "cell")
+    list(train_in_turn(corpus, RUN, cell.runs, False, "cpu", lambda _: Listener()))
+    before = content(cell.folder)
+    assert [o.error for o in run(cell)] == [None, None]
+    assert content(cell.folder).items() >= before.items()
+    result, expected = result_of(cell), result_of(finished["splits"])
+    assert result is not None
+    assert expected is not None
+    assert result.scores == expected.scores
+    assert result.seconds_per_epoch is None
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["splits", "oracle"])
+def test_a_run_that_was_cut_goes_on(
+    corpus: Corpus, finished: dict[str, Cell], tmp_path: Path, name: str
+) -> None:
+    def listener(folder: Path) -> Listener:
+        if name == "splits":
+            return Stopwatch(folder)
+        return Oracle(folder, task(corpus, RUN), corpus.split("test"), fingerprint(corpus))
+
+    cell = moved(finished[name], tmp_path / "cell")
+    cut_after_one_epoch(corpus, cell, listener)
+    assert result_of(cell) is None
+    assert [o.error for o in run(cell)] == [None, None]
+    for mine, theirs in zip(cell.runs, finished[name].runs, strict=True):
+        assert written(mine.folder) == written(theirs.folder)
+        assert cell.predictions is not None
+        found, expected = (pd.read_parquet(r.folder / cell.predictions) for r in (mine, theirs))
+        pd.testing.assert_frame_equal(found, expected)
+        assert len(json.loads((mine.folder / "speed.json").read_text())["seconds"]) == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_notes_of_an_attempt_that_left_nothing_are_not_used(
+    corpus: Corpus, finished: dict[str, Cell], tmp_path: Path
+) -> None:
+    cell = moved(finished["oracle"], tmp_path / "cell")
+    for one in cell.runs:
+        one.folder.mkdir(parents=True)
+        (one.folder / "speed.json").write_text('{"seconds": [9, 9, 9]}')
+        (one.folder / "oracle.json").write_text('{"weighted_f1": 1.0, "data": "other"}')
+    assert [o.error for o in run(cell)] == [None, None]
+    for mine, theirs in zip(cell.runs, finished["oracle"].runs, strict=True):
+        assert (mine.folder / "oracle.json").read_text() == (theirs.folder / "oracle.json").read_text()
+        assert len(json.loads((mine.folder / "speed.json").read_text())["seconds"]) == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_another_config_is_refused(cell: Cell) -> None:
+    before = content(cell.folder)
+    other = replace(cell, config=config("df-erc", epochs=3))
+    assert result_of(other) is None
+    outcomes = run(other)
+    assert all("belongs to another run (config" in (o.error or "") for o in outcomes)
+    assert len(outcomes) == 2
+    errors = [r.folder / "error.txt" for r in cell.runs]
+    assert all("another run" in e.read_text() for e in errors)
+    for error in errors:
+        error.unlink()
+    assert content(cell.folder) == before
+    assert pending([cell]) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_checkpoint_of_unknown_origin_is_not_overwritten(cell: Cell) -> None:
+    (cell.runs[0].folder / "state.pt").unlink()
+    assert pending([cell]) == []
+    before = content(cell.folder)
+    outcomes = run(replace(cell, config=config("df-erc", epochs=3)))
+    assert "would overwrite it" in (outcomes[0].error or "")
+    for one in cell.runs:
+        (one.folder / "error.txt").unlink()
+    assert content(cell.folder) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_damaged_config_is_a_failure_of_its_run(cell: Cell) -> None:
+    (cell.runs[0].folder / "config.yaml").write_text("a: b: c")
+    (outcome,) = run(cell)
+    assert "config.yaml" in (outcome.error or "")
+    assert list(finished_seeds(cell, Corpus.open(cell.corpus))) == [1]
+
+
+# Data
+
+
+def test_the_fingerprint_is_that_of_the_data(corpus: Corpus, tmp_path: Path) -> None:
+    frame, features = tables()
+    expected = fingerprint(corpus)
+    assert fingerprint(write(tmp_path / "same")) == expected
+    changed = {
+        "label": write(tmp_path / "a", frame.assign(label=np.roll(frame["label"], 1)), features),
+        "text": write(tmp_path / "b", frame.assign(text="?"), features),
+        "features": write(
+            tmp_path / "c",
+            frame,
+            {**features, "text": features["text"]._replace(values=features["text"].values + 1)},
+        ),
+        "modalities": write(tmp_path / "d", frame, {"text": features["text"]}),
+        "name": write(tmp_path / "e", name="other"),
+        "order of labels": write(tmp_path / "f", labels=corpus.labels[::-1]),
+    }
+    assert len({expected, *map(fingerprint, changed.values())}) == 7
+    rewritten = write(tmp_path / "same", frame.assign(text="?"), features)
+    assert fingerprint(rewritten) != expected
+
+
+@pytest.mark.usefixtures("here")
+def test_a_corpus_that_was_rewritten(finished: dict[str, Cell], tmp_path: Path) -> None:
+    frame, features = tables()
+    same = write(tmp_path / "corpus")
+    cells = {
+        name: replace(copied(finished[name], tmp_path / name), corpus=same.path)
+        for name in ("splits", "oracle")
+    }
+    assert pending(list(cells.values())) == []
+
+    # Other test labels: training stays as it is, but not the scores.
+    test = frame["split"] == "test"
+    frame.loc[test, "label"] = np.roll(frame.loc[test, "label"], 1)
+    other = write(tmp_path / "corpus", frame, features)
+    assert len(pending(list(cells.values()))) == 4
+    before = written(cells["splits"].runs[0].folder)
+    assert [o.error for o in run(cells["splits"])] == [None, None]
+    assert written(cells["splits"].runs[0].folder) == before
+    result = result_of(cells["splits"])
+    assert result is not None
+    assert result.scores[0] == evaluate(cells["splits"].runs[0].folder, other)[0].scores
+    assert all(
+        "not watched on these data: delete the folder" in (o.error or "") for o in run(cells["oracle"])
+    )
+    assert result_of(cells["oracle"]) is None
+
+    # Other features: another run.
+    features["text"] = features["text"]._replace(values=features["text"].values + 1)
+    write(tmp_path / "corpus", frame, features)
+    assert all("belongs to another run" in (o.error or "") for o in run(cells["splits"]))
+    assert result_of(cells["splits"]) is None
+
+
+# Failures
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("test", ["frozen", "oracle"])
+def test_a_loss_that_is_not_finite(corpus: Corpus, tmp_path: Path, test: Literal["frozen", "oracle"]) -> None:
+    diverging = config(learning_rate=1e30, clip_norm=0, batch_size=100, warmup_steps=0)
+    cell = replace(Cell.of("bad", corpus, diverging, tmp_path, [0], False), test=test)
+    (outcome,) = run(cell)
+    assert "not finite; try a lower training.learning_rate" in (outcome.error or "")
+    assert (tmp_path / "seed-0" / "error.txt").read_text() == f"{outcome.error}\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_failure_that_nobody_foresaw_leaves_its_traceback(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(cell.folder)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("what is this?")
+
+    monkeypatch.setattr("mmerc.experiments.cells.train", broken)
+    outcome, _ = run(cell)
+    assert outcome.error == "ZeroDivisionError: what is this?"
+    text = (cell.runs[0].folder / "error.txt").read_text()
+    assert "Traceback" in text
+    assert "in broken" in text
+    monkeypatch.undo()
+    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+    run(cell)
+    assert not (cell.runs[0].folder / "error.txt").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_fails_stops_no_other(corpus: Corpus, tmp_path: Path, finished: dict[str, Cell]) -> None:
+    features_gone = write(tmp_path / "gone")
+    (features_gone.path / "features" / "text.safetensors").unlink()
+    bad = Cell.of("bad", features_gone, RUN, tmp_path / "bad", [0], False)
+    good = Cell.of("good", corpus, RUN, tmp_path / "good", [0], False)
+    outcomes = {o.job.cell.name: o for o in run_jobs(pending([bad, good]), 1, "cpu")}
+    assert "text.safetensors is missing" in (outcomes["bad"].error or "")
+    assert "text.safetensors is missing" in (tmp_path / "bad" / "seed-0" / "error.txt").read_text()
+    assert outcomes["good"].error is None
+    mine, theirs = good.runs[0].folder, finished["splits"].runs[0].folder
+    assert written(mine) == written(theirs)
+    assert (mine / "test.parquet").read_bytes() == (theirs / "test.parquet").read_bytes()
+
+
+def work(folder: Path, job: str) -> tuple[str, int]:
+    """Die, sleep, be too slow, or note that this job was begun."""
+    (folder / job).touch()
+    if job == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "wrong":
+        raise TrainingError("wrong")
+    if job == "slow":
+        time.sleep(100)
+    return job, torch.get_num_threads()
+
+
+def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
+    jobs = ["one", "killed", "wrong", "two", "slow", "three"]
+    iterator = side_by_side(partial(work, tmp_path), jobs, 1)
+    ended = dict(next(iterator) for _ in range(4))
+    assert {job: ended[job] for job in ("one", "two")} == {"one": ("one", 1), "two": ("two", 1)}
+    assert isinstance(ended["killed"], TrainingError)
+    assert "its process was killed, twice" in str(ended["killed"])
+    assert str(ended["wrong"]) == "wrong"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        next(iterator)
+    signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - start < 10  # what ran was stopped,
+    assert {p.name for p in tmp_path.iterdir()} == {*jobs} - {"three"}  # and nothing more was started
+
+
+# Results
+
+
+@pytest.mark.parametrize("name", ["splits", "folds"])
+def test_results_are_those_of_evaluate(finished: dict[str, Cell], corpus: Corpus, name: str) -> None:
+    result = result_of(finished[name])
+    assert result is not None
+    found = {e.seed: e for e in evaluate(finished[name].folder, corpus)}
+    assert found.keys() == result.scores.keys() == {0, 1}
+    for seed, evaluation in found.items():
+        assert result.scores[seed] == evaluation.scores
+        rows = corpus.utterances.iloc[evaluation.rows]
+        assert result.predictions[seed]["dialogue_id"].tolist() == rows["dialogue_id"].tolist()
+        assert result.predictions[seed]["utterance_index"].tolist() == rows["utterance_index"].tolist()
+    assert result.summary.runs == 2
+    assert result.unfinished == 0
+    pipeline = load_checkpoint(finished[name].runs[0].folder).pipeline
+    assert result.parameters == sum(p.numel() for p in pipeline.parameters() if p.requires_grad)
+    assert result.seconds_per_epoch is not None
+    for seed, score in result.validation.items():
+        folders = [r.folder for r in finished[name].runs if r.seed == seed]
+        scores = [load_checkpoint(f).info.validation["weighted_f1"] for f in folders]
+        assert score == pytest.approx(np.mean(scores))
+        assert score == validation_of([r for r in finished[name].runs if r.seed == seed])
+
+
+def test_seeds_that_lack_a_fold_are_left_out(finished: dict[str, Cell], tmp_path: Path) -> None:
+    whole, cell = result_of(finished["folds"]), copied(finished["folds"], tmp_path / "folds")
+    (cell.runs[1].folder / "test.parquet").unlink()
+    result = result_of(cell)
+    assert result is not None
+    assert whole is not None
+    assert result.unfinished == 1
+    assert result.scores == {1: whole.scores[1]}
+    (cell.runs[-1].folder / "checkpoint.json").unlink()
+    assert result_of(cell) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"other": 1}', None])
+def test_speed_that_is_not_known_is_no_reason_to_lose_a_run(cell: Cell, text: str | None) -> None:
+    for one in cell.runs:
+        if text is None:
+            (one.folder / "speed.json").unlink()
+        else:
+            (one.folder / "speed.json").write_text(text)
+    assert pending([cell]) == []
+    result = result_of(cell)
+    assert result is not None
+    assert result.seconds_per_epoch is None
+
+
+@pytest.mark.usefixtures("here")
+def test_damaged_predictions_can_be_written_again(cell: Cell) -> None:
+    path = cell.runs[0].folder / "test.parquet"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], b"PAR1" + whole[50:]):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"test\.parquet cannot be read .*delete it, and the same"):
+            result_of(cell)
+    path.unlink()
+    assert [o.error for o in run(cell)] == [None]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("here")
+def test_a_cell_that_leaves_the_test_split_alone(finished: dict[str, Cell], tmp_path: Path) -> None:
+    frame, features = tables()
+    frame.loc[frame["split"] == "test", "label"] = None
+    blind = write(tmp_path / "c", frame, features)
+    cell = replace(Cell.of("blind", blind, RUN, tmp_path / "run", [0], False), test="never")
+    assert [o.error for o in run(cell)] == [None]
+    assert pending([cell]) == []
+    assert result_of(cell) is None
+    assert not list(cell.folder.rglob("*.parquet"))
+    assert written(cell.runs[0].folder) == written(finished["splits"].runs[0].folder)
+    assert [job.run for job in pending([replace(cell, test="frozen")])] == list(cell.runs)
+
+
+# The epoch that is best on test
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_watching_changes_nothing(finished: dict[str, Cell], folds: bool) -> None:
+    honest, watched = (finished[n] for n in (("folds", "oracle-folds") if folds else ("splits", "oracle")))
+    labels = Corpus.open(honest.corpus).labels
+    for one, other in zip(honest.runs, watched.runs, strict=True):
+        assert written(one.folder) == written(other.folder)
+        chosen = score_table(pd.read_parquet(one.folder / "test.parquet"), labels).weighted_f1
+        best = score_table(pd.read_parquet(other.folder / "oracle.parquet"), labels).weighted_f1
+        assert best >= chosen - 1e-12
+        assert json.loads((other.folder / "oracle.json").read_text())["weighted_f1"] == best
+
+
+@pytest.mark.usefixtures("here")
+def test_labels_of_the_test_split_do_not_change_what_is_trained(
+    finished: dict[str, Cell], tmp_path: Path
+) -> None:
+    frame, features = tables()
+    test = frame["split"] == "test"
+    frame.loc[test, "label"] = np.roll(frame.loc[test, "label"], 1)
+    other = write(tmp_path / "c", frame, features)
+    cell = replace(Cell.of("o", other, RUN, tmp_path / "run", [0], False), test="oracle")
+    assert [o.error for o in run(cell)] == [None]
+    assert written(cell.runs[0].folder) == written(finished["oracle"].runs[0].folder)
+    mine, theirs = (c.runs[0].folder / "oracle.parquet" for c in (cell, finished["oracle"]))
+    assert pd.read_parquet(mine)["label"].tolist() != pd.read_parquet(theirs)["label"].tolist()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("lost", ["oracle.json", "oracle.parquet"])
+def test_an_oracle_that_lost_its_memory(finished: dict[str, Cell], tmp_path: Path, lost: str) -> None:
+    cell = copied(finished["oracle"], tmp_path / "o")
+    (cell.runs[0].folder / lost).unlink()
+    (cell.runs[0].folder / "done.json").unlink()
+    (outcome,) = run(cell)
+    assert "delete the folder to start over" in (outcome.error or "")
