@@ -10,7 +10,23 @@ from torch import Tensor
 from mmerc.config import RunConfig, build, merge
 from mmerc.errors import ConfigError
 from mmerc.features.text import TextEncoder
-from mmerc.models import df_erc, df_erc_settings, late_fusion, text_only
+from mmerc.models import (
+    bc_lstm,
+    cfn_esa,
+    cfn_esa_settings,
+    df_erc,
+    df_erc_settings,
+    dialogue_crn,
+    dialogue_gcn,
+    dialogue_rnn,
+    late_fusion,
+    m2fnet,
+    mfn,
+    mm_dfn,
+    mmgcn,
+    text_only,
+    tfn,
+)
 from mmerc.models.base import Network, Output, Paper
 from mmerc.models.pipeline import Pipeline
 
@@ -30,6 +46,22 @@ class Entry(NamedTuple):
 
 MODELS: dict[str, Entry] = {
     "df-erc": Entry(df_erc_settings.Config, df_erc.DFERC, df_erc_settings.PRESETS, df_erc.PAPER),
+    "mm-dfn": Entry(mm_dfn.Config, mm_dfn.MMDFN, mm_dfn.PRESETS, mm_dfn.PAPER),
+    "cfn-esa": Entry(cfn_esa_settings.Config, cfn_esa.CFNESA, cfn_esa_settings.PRESETS, cfn_esa.PAPER),
+    "m2fnet": Entry(m2fnet.Config, m2fnet.M2FNet, m2fnet.PRESETS, m2fnet.PAPER),
+    "mmgcn": Entry(mmgcn.Config, mmgcn.MMGCN, mmgcn.PRESETS, mmgcn.PAPER),
+    "dialogue-crn": Entry(
+        dialogue_crn.Config, dialogue_crn.DialogueCRN, dialogue_crn.PRESETS, dialogue_crn.PAPER
+    ),
+    "dialogue-gcn": Entry(
+        dialogue_gcn.Config, dialogue_gcn.DialogueGCN, dialogue_gcn.PRESETS, dialogue_gcn.PAPER
+    ),
+    "dialogue-rnn": Entry(
+        dialogue_rnn.Config, dialogue_rnn.DialogueRNN, dialogue_rnn.PRESETS, dialogue_rnn.PAPER
+    ),
+    "mfn": Entry(mfn.Config, mfn.MFN, mfn.PRESETS, mfn.PAPER),
+    "tfn": Entry(tfn.Config, tfn.TFN, tfn.PRESETS, tfn.PAPER),
+    "bc-lstm": Entry(bc_lstm.Config, bc_lstm.BcLSTM, bc_lstm.PRESETS, bc_lstm.PAPER),
     "late-fusion": Entry(late_fusion.Config, late_fusion.LateFusion, late_fusion.PRESETS, None),
     "text-only": Entry(text_only.Config, text_only.TextOnly, text_only.PRESETS, None),
 }
