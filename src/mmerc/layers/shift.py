@@ -43,7 +43,7 @@ class ShiftPairs(nn.Module):
             i: (P,) rows of `h`
             j: (P,) rows of `other`
         """
-        hidden = F.relu(self.first(h)[i] + self.second(other)[j])
+        hidden = F.relu(self.first(h)[i] + self.second(other)[j], inplace=True)
         logits: Tensor = self.out(self.dropout(hidden))
         return logits
 

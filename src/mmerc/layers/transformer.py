@@ -33,7 +33,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__(
             nn.Linear(width, inner),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Linear(inner, width),
             nn.Dropout(dropout),

@@ -41,6 +41,7 @@ from mmerc.models.cfn_esa_settings import Config
 
 PAPER = Paper("CFN-ESA", "IEEE TAFFC", 2024, "https://doi.org/10.1109/TAFFC.2024.3389453")
 PRIMARY = "text"
+PAIRS_AT_ONCE = 1 << 14  # of LESM; with the inside of layers forgotten, no more are in memory
 
 
 def run(layer: nn.Module, *inputs: Any, forget: bool) -> Any:
@@ -84,12 +85,12 @@ class RecurrentEncoder(nn.Module):
         """Encode every modality of x (M, N, d)."""
         if not self.copies:
             return x
-        # A copy reads several modalities as if they were more dialogues; one after the other is less at once.
-        passes = len(x) if self.forget else len(self.copies)
-        parts, lengths = x.view(passes, -1, x.shape[-1]), lengths.repeat(len(x) // passes)
+        # One copy reads the modalities as if they were further dialogues.
+        parts = x.view(len(self.copies), -1, x.shape[-1])
+        lengths = lengths.repeat(len(x) // len(self.copies))
         encoded = []
-        for number, part in enumerate(parts):
-            for layer in self.copies[number % len(self.copies)].children():
+        for layers, part in zip(self.copies, parts, strict=True):
+            for layer in layers.children():
                 part = run(layer, part, lengths, forget=self.forget)
             encoded.append(part)
         return torch.stack(encoded).view_as(x)
@@ -143,7 +144,7 @@ class CrossAttention(nn.Module):
         ]
         z = x + own
         if self.merge is not None:
-            z = z + self.dropout(F.relu(self.merge(torch.cat(taken, dim=-1))))  # c_t
+            z = z + self.dropout(F.relu(self.merge(torch.cat(taken, dim=-1)), inplace=True))  # c_t
         elif taken:
             z = z + taken[0]  # c_v, c_a
         z = self.attention_norm(z)  # z = LN(x + s + c)
@@ -191,7 +192,9 @@ class CFNESA(Network):
         self.recurrent = RecurrentEncoder(config, len(widths))
         layers = 0 if config.cross == "none" else config.cross_layers
         self.cross = nn.ModuleList(CrossLayer(config, self.modalities) for _ in range(layers))
-        self.fusion = nn.Sequential(nn.Linear(len(widths) * d, d), nn.ReLU(), nn.Dropout(config.dropout))
+        self.fusion = nn.Sequential(
+            nn.Linear(len(widths) * d, d), nn.ReLU(inplace=True), nn.Dropout(config.dropout)
+        )
         self.classifier = nn.Linear(d, num_classes)
         self.shift = ShiftPairs(d, config.shift_hidden, config.shift_dropout)
         self.balance = ShiftBalance(config.shift_share)
@@ -244,6 +247,6 @@ class CFNESA(Network):
         shifted = (labels[i] != labels[j]).long()  # y^s
         if self.training:
             self.balance.update(shifted, known)
-        return cross_entropy(
-            run(self.shift, h, view, i, j, forget=self.forget), shifted, known, self.balance()
-        )
+        parts = zip(torch.split(i, PAIRS_AT_ONCE), torch.split(j, PAIRS_AT_ONCE), strict=True)
+        logits = torch.cat([run(self.shift, h, view, a, b, forget=self.forget) for a, b in parts])
+        return cross_entropy(logits, shifted, known, self.balance())
