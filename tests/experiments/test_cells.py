@@ -350,6 +350,7 @@ def work(folder: Path, job: str) -> tuple[str, int]:
     return job, torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
     jobs = ["one", "killed", "wrong", "two", "slow", "three"]
     iterator = side_by_side(partial(work, tmp_path), jobs, 1)
