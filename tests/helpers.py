@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmerc.batch import Batch
 from mmerc.corpus import MISSING
+from mmerc.experiments.ablation import COMPONENTS
 from mmerc.models import MODELS, Network, Output, build_pipeline, resolve
 
 WIDTHS = {"audio": 5, "text": 6, "visual": 4}
@@ -33,19 +34,8 @@ def _small(model: str) -> dict[str, Any]:
 # Few units and no dropout, so that training mode is deterministic.
 SMALL = {model: _small(model) for model in MODELS}
 DFERC_PRESETS = list(MODELS["df-erc"].presets)
-# Table 2 of the paper, decision A25.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "without-ddm": {"modality_branch": False, "utterance_branch": False},
-    "without-utterance": {"utterance_branch": False},
-    "without-modality": {"modality_branch": False},
-    "without-contrast": {"alpha_contrastive": 0.0},
-    "without-cfm": {"fusion": "uniform"},
-    "cfm-attention": {"fusion": "attention"},
-    "full-context": {"refusion": "full"},
-    "zero-context": {"refusion": "zero"},
-    "crm-attention": {"refusion": "attention"},
-}
+# Table 2 of the paper, and a control: the branches without their loss (decision A25).
+ABLATIONS = COMPONENTS | {"without-contrast": {"alpha_contrastive": 0.0}}
 SUBSETS = [("audio",), ("audio", "text"), ("audio", "text", "visual")]
 
 

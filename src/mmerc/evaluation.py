@@ -12,7 +12,7 @@ import torch
 
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
-from mmerc.corpus import MISSING, Corpus
+from mmerc.corpus import MISSING, Corpus, Modality
 from mmerc.errors import CheckpointError, CorpusError, FeatureError
 from mmerc.metrics import Scores, score
 from mmerc.models.pipeline import Inference
@@ -183,15 +183,30 @@ def score_table(table: pd.DataFrame, labels: Sequence[str]) -> Scores:
     return score(table[[f"p:{label}" for label in labels]].to_numpy(), targets, labels)
 
 
-def check_fit(checkpoint: Checkpoint, corpus: Corpus) -> None:
+def interchangeable(one: Modality, other: Modality) -> bool:
+    """Return whether a network for one corpus's features may be tried on another's.
+
+    Imported features say too little about themselves to be told apart; the recipes of text encoders must be
+    equal, since vectors of two encoders have nothing in common but their width.
+    """
+    told = "text-encoder" in (one.recipe.get("kind"), other.recipe.get("kind"))
+    return one.width == other.width and (one.recipe == other.recipe or not told)
+
+
+def check_fit(checkpoint: Checkpoint, corpus: Corpus, transfer: bool = False) -> None:
     """Make sure that a checkpoint and a corpus speak of the same labels and features.
+
+    Args:
+        checkpoint: what is to predict
+        corpus: what is to be predicted
+        transfer: to another corpus: labels may be in another order, features `interchangeable`
 
     Raises:
         CheckpointError: the labels differ.
         FeatureError: a modality is missing or was made by another recipe.
     """
     info = checkpoint.info
-    if info.labels != corpus.labels:
+    if info.labels != corpus.labels and not (transfer and set(info.labels) == set(corpus.labels)):
         raise CheckpointError(
             f"{checkpoint.path} tells {', '.join(info.labels)}; {corpus.path} "
             f"is labelled {', '.join(corpus.labels)}"
@@ -204,7 +219,7 @@ def check_fit(checkpoint: Checkpoint, corpus: Corpus) -> None:
             raise FeatureError(
                 f"{checkpoint.path} needs the modality {name!r}, which {corpus.path} does not have"
             )
-        if found != modality:
+        if found != modality and not (transfer and interchangeable(found, modality)):
             raise FeatureError(
                 f"{name!r} was made by different recipes: {checkpoint.path} expects width {modality.width}, "
                 f"{modality.recipe}; {corpus.path} has width {found.width}, {found.recipe}"

@@ -26,6 +26,7 @@ from mmerc.errors import ConfigError, TrainingError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
+from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import choose_device, learning_rate_factor, make_optimizer, mixed_precision
 from mmerc.storage import atomic_path, write_text
@@ -121,6 +122,7 @@ class Trainer:
         self.task = task
         self.config = task.run.training
         self.device = device
+        require_no_look_ahead(task.run, task.corpus)
         encoder_config = task.run.text_encoder
         encoder = TextEncoder.load(**asdict(encoder_config)) if encoder_config else None
         names = choose_modalities(task.run, list(task.corpus.modalities))

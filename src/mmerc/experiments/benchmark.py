@@ -37,13 +37,13 @@ def read_settings(path: Path) -> Settings:
             raise ConfigError(f"{path}: {corpus}: expected `model: {{key: value}}` pairs")
         for model in models:
             if model != ANY:
-                with _told(f"{path}: {corpus}"):
+                with told(f"{path}: {corpus}"):
                     find(model)
     return settings
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def told(where: str) -> Iterator[None]:
     """Say in a mistake's message where it is."""
     try:
         yield
@@ -108,7 +108,7 @@ def plan_benchmark(
         for name in models:
             model, colon, preset = name.partition(":")
             own = {"preset": preset} if colon else {}
-            with _told(f"{name} on {corpus.name}"):
+            with told(f"{name} on {corpus.name}"):
                 config = resolve(model, settings_for(settings, corpus.name, model), *layers, own)
                 choose_modalities(config, list(corpus.modalities))
             row = row_name(name)

@@ -61,11 +61,15 @@ class Comparison:
         return cls(corpus, tuple(results), chosen, _contrasts(results, names.index(chosen)))
 
     def grid(
-        self, title: str, notes: Sequence[str] = (), columns: Mapping[str, Sequence[str]] | None = None
+        self,
+        title: str,
+        notes: Sequence[str] = (),
+        columns: Mapping[str, Sequence[str]] | None = None,
+        speed: bool = True,
     ) -> Grid:
         """Return the table of scores; `columns` are further ones, with a cell per result."""
         more = columns or {}
-        header = ["", "wF1", "Δ", "macro F1", "acc.", *more, "10⁶ weights", "s/epoch"]
+        header = ["", "wF1", "Δ", "macro F1", "acc.", *more, "10⁶ weights", *(["s/epoch"] if speed else [])]
         rows = []
         for k, result in enumerate(self.results):
             summary, contrast = result.summary, self.contrasts.get(result.cell.name)
@@ -74,8 +78,10 @@ class Comparison:
                 delta = f"{100 * contrast.difference.value:+.2f}{contrast.mark}"
             name = result.cell.name + (f" ({summary.runs} seeds)" if result.unfinished else "")
             scores = [str(summary.weighted_f1), delta, str(summary.macro_f1), str(summary.accuracy)]
-            seconds = result.seconds_per_epoch
-            cost = [f"{result.parameters / 1e6:.2f}", "–" if seconds is None else f"{seconds:.1f}"]
+            cost = [f"{result.parameters / 1e6:.2f}"]
+            if speed:
+                seconds = result.seconds_per_epoch
+                cost.append("–" if seconds is None else f"{seconds:.1f}")
             rows.append([name, *scores, *(cells[k] for cells in more.values()), *cost])
         return Grid(title, header, rows, notes=[MARKS, *notes] if self.contrasts else notes)
 
