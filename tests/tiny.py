@@ -1,7 +1,7 @@
 """Corpora, configs and encoders so small that training on them takes milliseconds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,17 @@ def written(out: Path) -> dict[str, Any]:
         "identity": state["identity"],
         "info": info,
     }
+
+
+def in_this_process(
+    work: Callable[[Any], Any], jobs: Sequence[Any], processes: int
+) -> Iterator[tuple[Any, Any]]:
+    """Stands in for `side_by_side` of `mmerc.experiments.cells`: starting a process takes seconds."""
+    for job in jobs:
+        try:
+            yield job, work(job)
+        except Exception as error:
+            yield job, error
 
 
 def make_bert(folder: Path, seed: int = 0) -> Path:

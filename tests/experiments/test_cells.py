@@ -3,7 +3,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from mmerc.errors import TrainingError
 from mmerc.evaluation import evaluate, score_table
 from mmerc.experiments.cells import (
     Cell,
-    Job,
     Outcome,
     fingerprint,
     finished_seeds,
@@ -32,7 +31,7 @@ from mmerc.experiments.cells import (
 from mmerc.experiments.listeners import Oracle, Stopwatch
 from mmerc.experiments.runs import side_by_side, train_in_turn
 from mmerc.training import Listener, train
-from tiny import config, tables, task, write, written
+from tiny import config, in_this_process, tables, task, write, written
 
 RUN = config("df-erc", epochs=2)
 
@@ -69,14 +68,6 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def cell(finished: dict[str, Cell], tmp_path: Path) -> Cell:
     """A copy of the cell on splits."""
     return copied(finished["splits"], tmp_path / "copy")
-
-
-def in_this_process(work: Callable[[Job], float], jobs: Sequence[Job], _: int) -> Iterator[tuple[Job, Any]]:
-    for job in jobs:
-        try:
-            yield job, work(job)
-        except Exception as error:
-            yield job, error
 
 
 def copied(cell: Cell, folder: Path) -> Cell:
