@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format bench results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
@@ -33,6 +33,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/models.py
+
+# Everything behind docs/results.md; DATA, RUNS and JOBS are explained in the script.
+results: $(VENV)/.installed
+	MMERC=$(BIN)/mmerc PYTHON=$(BIN)/python benchmarks/results.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

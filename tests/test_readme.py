@@ -36,7 +36,10 @@ def shortened(words: list[str]) -> list[str]:
     """Return the command with one process, one seed and one epoch."""
     text = re.sub(r" --jobs \d+", " --jobs 1", shlex.join(words))
     text = re.sub(r" --seeds \d+", " --seeds 1", text)
-    return shlex.split(text) + ["--set", "training.epochs=1"] * (words[1] == "train")
+    if words[1] in ("benchmark", "sweep", "ablate"):
+        text += " --jobs 1"
+    trains = words[1] in ("train", "benchmark", "sweep", "ablate")
+    return shlex.split(text) + ["--set", "training.epochs=1"] * trains
 
 
 # Stand-ins for what the reader of README.md has: small, and of the same form.

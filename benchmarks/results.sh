@@ -1,0 +1,77 @@
+#!/bin/sh
+# Everything behind docs/results.md, in about three hours on 4 cores. Cut off, the same command goes on.
+#
+#   DATA   folder with meld/, hazumi1911/ and hazumi2010/ (default ../shared/data)
+#   RUNS   folder for corpora, runs and tables (default runs/results)
+#   JOBS   runs side by side, one thread each (default 4)
+set -eu
+DATA=${DATA:-../shared/data}
+RUNS=${RUNS:-runs/results}
+JOBS=${JOBS:-4}
+MMERC=${MMERC:-.venv/bin/mmerc}
+PYTHON=${PYTHON:-.venv/bin/python}
+export OMP_NUM_THREADS=1
+CORPORA=$RUNS/corpora
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+# Corpora.
+if [ ! -e "$CORPORA/scripted/corpus.json" ]; then
+    step "$MMERC" corpus import scripted --out "$CORPORA/scripted"
+    step "$MMERC" corpus encode-text "$CORPORA/scripted"
+fi
+if [ ! -e "$CORPORA/meld/corpus.json" ]; then
+    step "$MMERC" corpus import meld "$DATA/meld" --out "$CORPORA/meld"
+    step "$MMERC" corpus encode-text "$CORPORA/meld"
+fi
+for name in hazumi1911 hazumi2010; do
+    if [ ! -e "$CORPORA/$name/corpus.json" ]; then
+        step "$MMERC" corpus import table "$DATA/$name/utterances.csv" --out "$CORPORA/$name" --name "$name" \
+            --features "text=$DATA/$name/text.npy" --features "audio=$DATA/$name/audio.npy" \
+            --features "visual=$DATA/$name/visual.npy" --labels negative,neutral,positive
+    fi
+done
+ALL=$CORPORA/scripted,$CORPORA/meld,$CORPORA/hazumi1911,$CORPORA/hazumi2010
+
+# Six trials for every model on every corpus, one seed and one fold; the best on validation is benchmarked.
+step "$MMERC" sweep --models all --corpora "$ALL" --out "$RUNS/tuning" --seeds 1 --folds 0 --jobs "$JOBS" \
+    --grid training.learning_rate=0.0003,0.001,0.003 --grid network.dropout=0.3,0.5 \
+    --settings benchmarks/settings.yaml --best "$RUNS/tuned.yaml"
+
+# All models: five seeds on the corpora with splits, three seeds of five folds on the others.
+step "$MMERC" benchmark --models all --corpora "$CORPORA/hazumi1911,$CORPORA/hazumi2010" --seeds 3 \
+    --settings "$RUNS/tuned.yaml" --out "$RUNS/benchmark" --jobs "$JOBS"
+step "$MMERC" benchmark --models all --corpora "$CORPORA/scripted,$CORPORA/meld" --seeds 5 \
+    --settings "$RUNS/tuned.yaml" --out "$RUNS/benchmark" --jobs "$JOBS"
+
+# DF-ERC's ablations, its figure 9, and what the paper does not have.
+for preset in refined paper; do
+    step "$MMERC" ablate --corpora "$CORPORA/scripted" --preset $preset --tables components,modalities,missing \
+        --seeds 5 --settings benchmarks/settings.yaml --out "$RUNS/ablation-$preset" --jobs "$JOBS"
+done
+step "$MMERC" ablate --corpora "$CORPORA/hazumi1911" --preset refined --tables components,modalities,missing \
+    --seeds 2 --settings benchmarks/settings.yaml --out "$RUNS/ablation-refined" --jobs "$JOBS"
+step "$MMERC" sweep --models df-erc --corpora "$CORPORA/scripted" --out "$RUNS/alpha-3" --seeds 5 --test \
+    --grid network.alpha_similarity=0,0.1,0.3,0.5,1,2 --settings benchmarks/settings.yaml --jobs "$JOBS"
+
+# Causal mode: text vectors of single utterances, so that the features do not look ahead either.
+if [ ! -e "$CORPORA/causal/corpus.json" ]; then
+    step "$MMERC" corpus import scripted --out "$CORPORA/causal"
+    step "$MMERC" corpus encode-text "$CORPORA/causal" --scope utterance --layers 2,4,6
+fi
+step "$MMERC" ablate --corpora "$CORPORA/causal" --tables causal --models all --seeds 5 \
+    --settings benchmarks/settings.yaml --out "$RUNS/causal" --jobs "$JOBS"
+
+# From one corpus to another: audio and video, which the two have in common.
+step "$MMERC" transfer --corpora "$CORPORA/hazumi1911,$CORPORA/hazumi2010" --modalities audio,visual --seeds 3 \
+    --settings benchmarks/settings.yaml --out "$RUNS/transfer" --jobs "$JOBS"
+
+# The paper's figures, calibration, shifts, speakers.
+step "$MMERC" analyze "$RUNS/ablation-refined/scripted/full" --corpus "$CORPORA/scripted" \
+    --compare "$RUNS/ablation-refined/scripted" --out docs/figures/scripted
+step "$MMERC" analyze "$RUNS/ablation-refined/hazumi1911/full" --corpus "$CORPORA/hazumi1911" \
+    --compare "$RUNS/ablation-refined/hazumi1911" --out docs/figures/hazumi1911
+step "$MMERC" analyze "$RUNS/benchmark/meld/df-erc" --corpus "$CORPORA/meld" --out docs/figures/meld
+
+# Into the page.
+step "$PYTHON" benchmarks/fill_results.py docs/results.md "$RUNS"
