@@ -85,7 +85,7 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     out = tmp_path / "out"
     code, said, err = benchmark()
     assert code == 0, err
-    assert "16 runs in 4 rows: 0 done, 16 to go" in said
+    assert "16 run(s) in 4 row(s): 0 done, 16 to go" in said
     for corpus in corpora:
         files = [out / corpus.name / f"benchmark.{ending}" for ending in ("md", "tex", "csv", "json")]
         assert all(file.exists() for file in files)
@@ -108,13 +108,13 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/*/**/*") if p.is_file()}
     code, again, err = benchmark("--reference", "text-only")
     assert code == 0, err
-    assert "16 runs in 4 rows: 16 done, 0 to go" in again
+    assert "16 run(s) in 4 row(s): 16 done, 0 to go" in again
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert all(row.get("against", "text-only") == "text-only" for row in rows_of(out, "meld"))
 
     code, said, err = benchmark("--oracle", corpora=corpora[1].path)
     assert code == 0, err
-    assert "24 runs in 4 rows: 12 done, 12 to go" in said
+    assert "24 run(s) in 4 row(s): 12 done, 12 to go" in said
     assert "oracle epoch" in said
     assert "not a result" in said
     for row in rows_of(out, "folds"):
@@ -127,7 +127,7 @@ def test_runs_have_processes_of_their_own(benchmark: Command, corpora: list[Corp
     """The same as above, as a user does it."""
     code, said, err = benchmark("--jobs", 1, corpora=corpora[0].path, models="text-only", seeds=1)
     assert code == 0, err
-    assert "1 runs in 1 rows: 0 done, 1 to go" in said
+    assert "1 run(s) in 1 row(s): 0 done, 1 to go" in said
     (row,) = rows_of(tmp_path / "out", "meld")
     (found,) = evaluate(tmp_path / "out" / "meld" / "text-only", corpora[0])
     assert row["test"]["weighted_f1"] == {"mean": found.scores.weighted_f1, "sd": None}

@@ -58,7 +58,7 @@ def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]
 
     todo = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
-    console.print(f"{total} runs in {len(cells)} rows: {total - len(todo)} done, {len(todo)} to go")
+    console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(todo)} done, {len(todo)} to go")
     failed = []
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
