@@ -263,3 +263,12 @@ def test_speakers_of_another_corpus_are_unknown(tmp_path: Path, run: FrozenRun) 
     found = speakers.speakers(Comparisons(read_run(run.members[0].path, other, device="cpu"), None))
     assert isinstance(found, Skipped)
     assert found.reason == "the model was trained on another corpus (tiny): its speakers are unknown"
+
+
+def test_speakers_who_are_named_by_their_role(tmp_path: Path, run: FrozenRun) -> None:
+    frame, features = tables(30)
+    for speaker, said in (("user", "all speakers of the corpus have one name (user)"), (None, "who speaks")):
+        other = write(tmp_path / str(speaker), frame.assign(speaker=speaker), features)
+        found = speakers.speakers(Comparisons(read_run(run.members[0].path, other, device="cpu"), None))
+        assert isinstance(found, Skipped)
+        assert said in found.reason

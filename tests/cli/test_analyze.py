@@ -135,8 +135,7 @@ def test_another_model(mmerc: Command, corpus: Corpus, tmp_path: Path, model: st
     (out / "figure-10-disentanglement.png").write_bytes(b"of an earlier analysis")
     code, said, err = mmerc("analyze", tmp_path / "run", "--corpus", corpus.path, "--out", out)
     assert code == 0, err
-    assert set(expected(FOR_ALL)) <= files(out)
-    assert "figure-10-disentanglement.png" not in files(out)
+    assert files(out) == expected(FOR_ALL)
     assert "skipped: the model is not a DF-ERC and has no DDM" in said
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "Skipped: the model has no agreement ψ between modalities." in page
@@ -149,8 +148,21 @@ def test_parts_that_are_switched_off(mmerc: Command, corpus: Corpus, tmp_path: P
     code, said, err = mmerc("analyze", tmp_path / "run", "--corpus", corpus.path, "--out", tmp_path / "o")
     assert code == 0, err
     assert files(tmp_path / "o") == expected(FOR_ALL)
-    for reason in ("has no agreement ψ", "does not weigh", "both branches", "there is no teacher"):
+    for reason in ("has no agreement ψ", "no modality-level", "both branches", "there is no teacher"):
         assert f"{reason}" in said
+
+
+def test_a_run_that_is_an_ablation_itself(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:
+    settings = config("df-erc", epochs=1)
+    settings.network.update(utterance_branch=False, fusion="uniform")
+    train(task(corpus, settings), tmp_path / "run")
+    code, said, err = mmerc(
+        "analyze", tmp_path / "run", "--corpus", corpus.path, "--out", tmp_path / "o", "--compare", runs
+    )
+    assert code == 0, err
+    assert "skipped: the run has no utterance-level disentanglement" in said
+    assert "skipped: the model does not weigh the modalities of an utterance" in said
+    assert "Drawn without mᵘ, utterance level: switched off." in said
 
 
 def test_mistakes(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:

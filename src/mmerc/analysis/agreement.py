@@ -24,6 +24,8 @@ def agreement(comparisons: Comparisons) -> Finding | Skipped:
     """Return the finding of Figure 6; it needs a run with a ψ."""
     if too_few := no_agreement(comparisons.run.utterances, GROUPS):
         return Skipped(STEM, TITLE, too_few)
+    if not comparisons.run.has_branch("utterance"):
+        return Skipped(STEM, TITLE, "the run has no utterance-level disentanglement")
     tables, notes = comparisons.beside(WITH, {WITHOUT: "without-utterance"})
     table = agreement_groups(tables, GROUPS)
     data = over_seeds(table, ["model", "group"])

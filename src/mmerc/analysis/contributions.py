@@ -28,8 +28,10 @@ PAPER = (
 def contributions(comparisons: Comparisons) -> Finding | Skipped:
     """Return the finding of Figure 7; it needs contributions that differ between utterances."""
     run = comparisons.run
+    if not run.has_branch("modality"):
+        return Skipped(STEM, TITLE, "the run has no modality-level disentanglement")
     omega = run.utterances[omega_columns(run.utterances)]
-    if omega.shape[1] < 2 or not (omega.std() > 0).any():
+    if not (omega.max(axis=1) > omega.min(axis=1)).any():
         return Skipped(STEM, TITLE, "the model does not weigh the modalities of an utterance")
     if run.utterances.groupby("seed").size().min() < GROUPS:
         return Skipped(STEM, TITLE, f"there are fewer than {GROUPS} utterances")

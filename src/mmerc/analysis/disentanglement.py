@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_score
+from threadpoolctl import threadpool_limits
 
 from mmerc.analysis.comparisons import Comparisons
 from mmerc.analysis.drawing import PAGE, look, new_figure
@@ -104,9 +105,11 @@ def embedding(member: Member, inside: Hidden, name: str) -> pd.DataFrame:
         kept = chosen[member.present[chosen, k]]
         parts.append((modality, member.rows[kept], inside.vectors[name][k, kept]))
     vectors = np.concatenate([x for _, _, x in parts])
-    points = TSNE(
-        metric="cosine", init="random", random_state=SEED, perplexity=min(30.0, (len(vectors) - 1) / 3)
-    ).fit_transform(vectors)
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    with threadpool_limits(1):  # the picture depends on the number of threads, and many wait for each other
+        points = TSNE(metric="cosine", init="random", random_state=SEED, perplexity=perplexity).fit_transform(
+            vectors
+        )
     frame = pd.DataFrame(
         {
             "vectors": name,

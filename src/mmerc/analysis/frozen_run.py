@@ -97,6 +97,10 @@ class FrozenRun:
                 found.append((member, inside))
         return found
 
+    def has_branch(self, name: str) -> bool:
+        """Return whether the model is a DF-ERC with the branch `modality` or `utterance` of the DDM."""
+        return bool(self.hidden) and name in self.hidden[0][1].vectors
+
 
 def read_run(path: Path, corpus: Corpus, split: str = "test", device: str = "auto") -> FrozenRun:
     """Predict the test utterances with all checkpoints at or below `path`.

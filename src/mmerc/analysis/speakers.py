@@ -27,6 +27,11 @@ def speakers(comparisons: Comparisons) -> Finding | Skipped:
         )
     if run.utterances["speaker"].isna().all():
         return Skipped(STEM, TITLE, "no utterance of the corpus says who speaks")
+    names = run.corpus.utterances["speaker"].dropna().unique()
+    if len(names) == 1:
+        return Skipped(
+            STEM, TITLE, f"all speakers of the corpus have one name ({names[0]}): a role, not a person"
+        )
     try:
         table = score_groups(familiar(run), ["seed", "kind"])
     except CorpusError as error:
