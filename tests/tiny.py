@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus, Features, write_corpus
-from mmerc.models import resolve
+from mmerc.models import MODELS, resolve
 from mmerc.training import Task
 
 torch.set_num_threads(1)
@@ -21,11 +22,20 @@ LABELS = ("joy", "sadness", "anger")
 WIDTHS = {"audio": 4, "text": 5}
 RECIPES = {"audio": {"kind": "made-up", "of": "audio"}, "text": {"kind": "made-up", "of": "text"}}
 PHRASES = ("great, the train is here!", "oh no, the train is late", "late again, is it not fine!")
-SMALL = {
-    "df-erc": {"hidden": 6, "relation_width": 5, "context_hidden": 4},
-    "late-fusion": {"hidden": 6, "context_hidden": 4},
-    "text-only": {"hidden": 6, "context_hidden": 4},
-}
+SIZES = {"relation_width": 5, "context_hidden": 4, "heads": 2, "window": 2}
+
+
+def _small(model: str) -> dict[str, int]:
+    """Few units and two layers, whatever the model."""
+    names = [f.name for f in fields(MODELS[model].config)]
+    if model == "df-erc":  # its presets tell these two apart
+        names = [name for name in names if name not in ("context_layers", "speaker_hidden")]
+    small = {name: 6 for name in names if name.endswith("hidden")}
+    small |= {name: 2 for name in names if name.endswith("layers")}
+    return small | {name: SIZES[name] for name in names if name in SIZES}
+
+
+SMALL = {model: _small(model) for model in MODELS}
 
 
 def tables(dialogues: int = 15, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Features]]:
@@ -83,7 +93,7 @@ def config(
 ) -> RunConfig:
     """A config of a small network with plain training; keywords are those of `TrainingConfig`."""
     training = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.02, **training}
-    preset = "paper" if model == "df-erc" else "plain"
+    preset = "plain" if "plain" in MODELS[model].presets else "paper"
     layer = {"preset": preset, "network": SMALL[model], "training": training, "text_encoder": text_encoder}
     return resolve(model, layer)
 

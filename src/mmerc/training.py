@@ -28,7 +28,13 @@ from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
 from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.pipeline import Pipeline
-from mmerc.optimization import choose_device, learning_rate_factor, make_optimizer, mixed_precision
+from mmerc.optimization import (
+    choose_device,
+    learning_rate_factor,
+    make_optimizer,
+    mixed_precision,
+    return_large_blocks,
+)
 from mmerc.storage import atomic_path, write_text
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
@@ -147,6 +153,8 @@ class Trainer:
             encoder,
             self.class_weights,
         ).to(device)
+        if self.pipeline.network.recomputes:
+            return_large_blocks()
         self.encoder = encoder
         self.optimizer = make_optimizer(self.pipeline, self.config, device)
         self.lengths = np.diff(self.examples.offsets)

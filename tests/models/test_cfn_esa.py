@@ -122,11 +122,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_plain_loops(variant: str, checkpointing: bool) -> None:
+def test_equals_plain_loops(variant: str, recompute: bool) -> None:
     modalities, overrides = VARIANTS[variant]
-    overrides = {**overrides, "checkpointing": checkpointing}
+    overrides = {**overrides, "recompute": recompute}
     network = make_network("cfn-esa", modalities=modalities, **overrides)
     batch = ragged_batch(1, modalities)
     output = network(batch)
@@ -253,12 +253,12 @@ def test_counted_pairs_are_those_of_the_training_batches() -> None:
     assert network.state_dict()["balance.counts"].dtype == torch.int64
 
 
-def test_checkpointing_changes_neither_losses_nor_gradients() -> None:
+def test_recomputing_changes_neither_losses_nor_gradients() -> None:
     batch, gradients = ragged_batch(5), []
-    for checkpointing in (False, True):
+    for recompute in (False, True):
         network = make_network(
             "cfn-esa", dropout=0.3, shift_dropout=0.3, recurrent_dropout=0.3, hidden=8, recurrence="separate",
-            checkpointing=checkpointing,
+            recompute=recompute,
         )  # fmt: skip
         torch.manual_seed(0)
         torch.stack([*network(batch).losses.values()]).sum().backward()

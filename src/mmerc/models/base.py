@@ -47,6 +47,7 @@ class Network(nn.Module):
     uses: ClassVar[tuple[str, ...] | None] = None  # the modalities it can read; None: any
     looks_ahead: ClassVar[bool] = True  # reads later utterances, unless a switch `causal` forbids it
     gated: bool = False  # whether `context_weight` is meant to vary between utterances
+    recomputes: bool = False  # whether it does work twice to save memory
     class_weights: Tensor | None
 
     def __init__(

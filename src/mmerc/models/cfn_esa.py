@@ -79,7 +79,7 @@ class RecurrentEncoder(nn.Module):
             nn.ModuleList(RecurrentLayer(config) for _ in range(config.recurrent_layers))
             for _ in range(copies)
         )
-        self.forget = config.checkpointing
+        self.forget = config.recompute
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Encode every modality of x (M, N, d)."""
@@ -157,7 +157,7 @@ class CrossLayer(nn.Module):
 
     def __init__(self, config: Config, modalities: Sequence[str]) -> None:
         super().__init__()
-        self.forget = config.checkpointing
+        self.forget = config.recompute
         self.own, self.cross = nn.ModuleDict(), nn.ModuleDict()
         for name in modalities:
             primary = config.cross == "symmetric" or name == PRIMARY
@@ -186,7 +186,7 @@ class CFNESA(Network):
     ) -> None:
         super().__init__(widths, num_classes, class_weights)
         self.config = config
-        self.forget = config.checkpointing
+        self.recomputes = config.recompute
         d = config.hidden
         self.projection = InputProjection(widths, d, 0.0, config.input_dropout, activation=nn.Identity())
         self.recurrent = RecurrentEncoder(config, len(widths))
@@ -248,5 +248,5 @@ class CFNESA(Network):
         if self.training:
             self.balance.update(shifted, known)
         parts = zip(torch.split(i, PAIRS_AT_ONCE), torch.split(j, PAIRS_AT_ONCE), strict=True)
-        logits = torch.cat([run(self.shift, h, view, a, b, forget=self.forget) for a, b in parts])
+        logits = torch.cat([run(self.shift, h, view, a, b, forget=self.recomputes) for a, b in parts])
         return cross_entropy(logits, shifted, known, self.balance())

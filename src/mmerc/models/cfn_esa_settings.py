@@ -33,7 +33,7 @@ class Config:
         "shared"  # RUME: one for all modalities, or each its own
     )
     cross: Literal["text", "symmetric", "none"] = "text"  # ACME: who is primary; symmetric: everyone
-    checkpointing: bool = False  # forget what is inside the layers, recompute it: less memory, more time
+    recompute: bool = False  # what is inside the layers, in the backward pass: less memory, more time
     causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
@@ -71,10 +71,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "training": STEADY_TRAINING,
     },
-    "paper": {"network": {"checkpointing": True}, "training": MELD_TRAINING},
+    "paper": {"network": {"recompute": True}, "training": MELD_TRAINING},
     # What the official code does on MELD, as far as the decisions above leave it open.
     "official": {
-        "network": {"emotion_loss": "official", "shift_share": 0.5047, "checkpointing": True},
+        "network": {"emotion_loss": "official", "shift_share": 0.5047, "recompute": True},
         "training": MELD_TRAINING,
     },
 }

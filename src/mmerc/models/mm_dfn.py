@@ -150,6 +150,7 @@ class MMDFN(Network):
     ) -> None:
         super().__init__(widths, num_classes, class_weights)
         self.config = config
+        self.recomputes = config.recompute
         self.encoder = NodeEncoder(config, widths)
         self.dropout = nn.Dropout(config.dropout)
         self.fusion = DynamicFusion(config)

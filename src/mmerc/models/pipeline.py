@@ -106,7 +106,7 @@ class Pipeline(nn.Module):
         return output
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch as the network reads it: tokens encoded, features standardised, absent ones zero."""
+        """Return the batch as the network reads it: encoded, standardised, zero where absent."""
         features = batch.features
         if self.encoder is not None and batch.tokens is not None:
             features = {**features, "text": self.encoder(batch.tokens, len(batch.present))}
