@@ -118,7 +118,7 @@ from mmerc.optimization import return_large_blocks
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 return_large_blocks()
-torch.ones(2**23).sum()  # glibc raises its threshold when a large block is freed, unless told not to
+torch.ones(2**22).sum()  # glibc raises its threshold when a large block is freed, unless told not to
 blocks, small = [], []
 before = resident()
 for _ in range(200):
