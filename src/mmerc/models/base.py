@@ -6,7 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch
+from mmerc.batch import Batch, labelled
+from mmerc.layers.losses import cross_entropy
 
 # Training settings that hold up on small and large corpora, with short and long dialogues: the `refined`
 # preset of every model, so that a comparison of models is not one of optimizers.
@@ -60,6 +61,17 @@ class Network(nn.Module):
 
     def start_epoch(self) -> None:
         """Forget what a network keeps for one training epoch only; most keep nothing."""
+
+    def classification_loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the class-weighted cross-entropy of a batch as the loss `emotion`; nothing without labels.
+
+        Args:
+            logits: (N, K)
+            batch: its labels, as far as it has them
+        """
+        if batch.labels is None:
+            return {}
+        return {"emotion": cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)}
 
     def forward(self, batch: Batch) -> Output:
         """Return logits for every utterance and, when the batch has labels, the losses."""

@@ -98,11 +98,9 @@ class BcLSTM(Network):
         if not self.config.end_to_end:
             below = below.detach()
         logits = self.classifier(self.context(below, batch.lengths))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-            if self.classifiers:
-                losses["unimodal"] = self.config.alpha_unimodal * self.unimodal_loss(features, batch)
+        losses = self.classification_loss(logits, batch)
+        if losses and self.classifiers:
+            losses["unimodal"] = self.config.alpha_unimodal * self.unimodal_loss(features, batch)
         return Output(logits, losses)
 
     def unimodal(self, batch: Batch) -> dict[str, Tensor]:

@@ -264,13 +264,10 @@ class DFERC(Network):
         fused, omega = self.cfm(m, present)
         refused, context_weight, x = self.crm(m, fused, batch)
         logits = self.classifier(refused)
-        losses: dict[str, Tensor] = {}
+        losses = self.classification_loss(logits, batch)  # eq. 24
         diagnostics: dict[str, Tensor] = {}
-        if batch.labels is not None:
+        if losses:
             c = self.config
-            losses["emotion"] = cross_entropy(
-                logits, batch.labels, labelled(batch), self.class_weights
-            )  # eq. 24
             if branches and c.alpha_contrastive:
                 losses["contrastive"] = c.alpha_contrastive * self.ddm.loss(branches, batch)
             if c.fusion == "contribution":

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.padding import Padding
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.layers.retrieval import retrieve
@@ -107,10 +106,7 @@ class DialogueCRN(Network):
         speaker = self.speaker.by_speaker(u, batch.lengths, batch.speakers)
         o = [self.situation_reasoning(situation, padding), self.speaker_reasoning(speaker, padding)]
         logits = self.classifier(torch.cat(o, dim=-1))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.padding import Padding
 from mmerc.layers.recurrent import FlatGRU
 from mmerc.layers.retrieval import retrieve
@@ -143,10 +142,7 @@ class DialogueGCN(Network):
         h = torch.cat([g, self.graph(g, batch.speakers, padding)], dim=-1)  # eq. 4
         attended = retrieve(self.match(h), h, padding, self.config.causal)  # eqs. 5, 6
         logits = self.classifier(F.relu(self.hidden(attended)))  # eqs. 7, 8
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

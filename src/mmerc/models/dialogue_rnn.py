@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.padding import Padding
 from mmerc.layers.retrieval import retrieve
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
@@ -223,10 +222,7 @@ class DialogueRNN(Network):
         e = self.dropout(e)
         attended = retrieve(self.match(e), e, padding, self.config.causal)  # eqs. 13, 14
         logits = self.classifier(self.dropout(F.relu(self.hidden(attended))))  # eqs. 9, 10
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

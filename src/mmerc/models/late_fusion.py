@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
 
@@ -53,10 +52,7 @@ class LateFusion(Network):
         share = batch.present.T.float()
         share = share / share.sum(dim=0).clamp(min=1.0)
         logits = (share[..., None] * votes).sum(dim=0)
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses, contributions=share.T)
+        return Output(logits, self.classification_loss(logits, batch), contributions=share.T)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

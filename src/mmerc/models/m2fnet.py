@@ -29,11 +29,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.attention import DialogueAttention, has_source
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.padding import Padding
 from mmerc.layers.transformer import EncoderLayer
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
@@ -163,10 +162,7 @@ class M2FNet(Network):
         if self.fusion:
             streams[PRIMARY] = self._fuse(streams, present, padding)
         logits = self.classifier(torch.cat([streams[m] for m in self.modalities], dim=-1))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
     def _fuse(self, streams: Mapping[str, Tensor], present: Mapping[str, Tensor], padding: Padding) -> Tensor:
         """Return the text stream after all fusion layers, (N, d), zero where there is no text."""

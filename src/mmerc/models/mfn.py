@@ -25,9 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import packed_order
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
 
@@ -168,10 +167,7 @@ class MFN(Network):
         u = self.memory(attended, sizes)
         packed = self.classifier(self.state_dropout(torch.cat([h, u], dim=-1)))
         logits = torch.empty_like(packed).index_copy(0, order, packed)
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

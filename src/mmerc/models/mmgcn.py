@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.graph import DialogueGraph, InitialResidualConvolution
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
 
@@ -140,10 +139,7 @@ class MMGCN(Network):
         convolved = self.gcn(nodes, graph.normalised())
         e = torch.cat([nodes, convolved], dim=-1) * present[..., None]  # [features ; convolved]
         logits = self.classifier(e.transpose(0, 1).flatten(1))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
-from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output
 
@@ -53,10 +52,7 @@ class TextOnly(Network):
     def forward(self, batch: Batch) -> Output:
         """Return logits and, with labels, the loss `emotion`."""
         logits = self.classifier(self.context(self.projection(batch)[0], batch.lengths))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -21,10 +21,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
-from mmerc.layers.losses import cross_entropy
 from mmerc.models.base import STEADY_TRAINING, Network, Output, Paper
 
 PAPER = Paper("TFN", "EMNLP", 2017, "https://aclanthology.org/D17-1115")
@@ -109,10 +108,7 @@ class TFN(Network):
             for (name, embed), there in zip(self.embeddings.items(), batch.present.T[..., None], strict=True)
         ]
         logits = self.classifier(self.inference(self.fusion_dropout(fuse(z))))
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)
-        return Output(logits, losses)
+        return Output(logits, self.classification_loss(logits, batch))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
