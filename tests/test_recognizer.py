@@ -90,7 +90,7 @@ def test_predictions_are_those_of_evaluate(corpus: Corpus, tmp_path: Path, model
     for values, emotion in zip(rows, emotions, strict=True):
         assert sum(values) == pytest.approx(1, abs=1e-5)
         assert (emotion.label, emotion.confidence) == (LABELS[int(np.argmax(values))], max(values))
-    assert (emotions[0].contributions is None) == (model == "text-only")
+    assert (emotions[0].contributions is None) == (model not in ("df-erc", "late-fusion"))
     assert (emotions[0].context_weight is None) == (model != "df-erc")
 
 
