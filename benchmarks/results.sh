@@ -1,5 +1,6 @@
 #!/bin/sh
 # Everything behind docs/results.md, in about three hours on 4 cores. Cut off, the same command goes on.
+# Takes about 40 GB of disk, 35 of them the state.pt of finished runs, which may be deleted at the end.
 #
 #   DATA   folder with meld/, hazumi1911/ and hazumi2010/ (default ../shared/data)
 #   RUNS   folder for corpora, runs and tables (default runs/results)

@@ -109,6 +109,7 @@ def test_memory_is_returned_where_a_network_saves_it(
     assert bool(calls) == bool(recomputes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a property of the C library of Linux")
 def test_large_blocks_are_returned() -> None:
     """In a process of its own: what 200 blocks of 2 MiB took is gone once they are freed."""
