@@ -9,12 +9,15 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all check format bench results clean
+.PHONY: demo test test-all coverage check format bench results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-all: $(VENV)/.installed-dev
