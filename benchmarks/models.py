@@ -26,7 +26,8 @@ from mmerc.config import RunConfig, parse_overrides
 from mmerc.corpus import Corpus
 from mmerc.errors import MmercError
 from mmerc.models import MODELS, resolve
-from mmerc.training import Listener, Task, Trainer
+from mmerc.task import Task
+from mmerc.training import Listener, Trainer
 from shapes import SHAPES, gemm_rate, write_noise
 
 KIBIBYTES = 1 / 1024 if sys.platform == "darwin" else 1.0  # in a unit of ru_maxrss

@@ -21,7 +21,8 @@ import torch
 from mmerc.conversation import Conversation, Utterance
 from mmerc.models import resolve
 from mmerc.recognizer import load
-from mmerc.training import Listener, Task, Trainer, train
+from mmerc.task import Task
+from mmerc.training import Listener, Trainer, train
 from shapes import SHAPES, gemm_rate, write_noise
 
 MELD = SHAPES["meld"]

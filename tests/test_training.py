@@ -19,7 +19,8 @@ from mmerc.experiments.runs import Run, task_of
 from mmerc.metrics import score
 from mmerc.models import MODELS, resolve
 from mmerc.recognizer import load
-from mmerc.training import Listener, Trainer, class_weights, train, warnings_about
+from mmerc.task import class_weights
+from mmerc.training import Listener, Trainer, train, warnings_about
 from tiny import LABELS, config, make_bert, tables, task, write, written
 
 Frame = Any

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus, Features, write_corpus
 from mmerc.models import MODELS, resolve
-from mmerc.training import Task
+from mmerc.task import Task
 
 torch.set_num_threads(1)
 

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from mmerc.batch import Batch, Examples, drop_modalities, length_buckets
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
-from mmerc.config import RunConfig, TrainingConfig
-from mmerc.corpus import MISSING, Corpus, Modality
-from mmerc.errors import ConfigError, TrainingError
+from mmerc.config import TrainingConfig
+from mmerc.corpus import Modality
+from mmerc.errors import TrainingError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
@@ -36,25 +35,12 @@ from mmerc.optimization import (
     return_large_blocks,
 )
 from mmerc.storage import atomic_path, write_text
+from mmerc.task import Dialogues, Task, class_weights
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
 CONSTANT_GATE = 0.05
 
 NOT_A_STATE = (zipfile.BadZipFile, pickle.UnpicklingError)
-
-Dialogues = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run: a corpus, its dialogues for training and validation, a config and a seed."""
-
-    corpus: Corpus
-    run: RunConfig
-    train: Dialogues
-    validation: Dialogues
-    seed: int
-    fold: int | None = None
 
 
 @dataclass
@@ -379,36 +365,3 @@ def warnings_about(validation: Mapping[str, Any]) -> list[str]:
             f"the context gate decides nothing: 1 − ψ = {mean:.3f} ± {spread:.3f} over the utterances"
         )
     return found
-
-
-def class_weights(task: Task, setting: float | dict[str, float] | None) -> Tensor | None:
-    """Return the weight of each class in the loss (K,), in label order; None for no weighting.
-
-    A number p gives weights ∝ count^−p over the training utterances (p = 1: inverse frequency), scaled so
-    that the mean over these utterances is 1. A mapping gives the weights by label name.
-
-    Raises:
-        TrainingError: no training or no validation utterance has a label.
-        ConfigError: a mapping that does not name exactly the corpus's labels.
-    """
-    labels = task.corpus.labels
-    counts = _class_counts(task, "training", task.train)
-    _class_counts(task, "validation", task.validation)
-    if setting is None:
-        return None
-    if isinstance(setting, dict):
-        if set(setting) != set(labels):
-            raise ConfigError(f"training.class_weights must name each label once: {', '.join(labels)}")
-        return torch.tensor([setting[name] for name in labels], dtype=torch.float32)
-    # Counts relative to the smallest, so that a large exponent does not underflow everywhere.
-    relative = counts / counts[counts > 0].min()
-    weights = np.where(counts > 0, np.maximum(relative, 1.0) ** -setting, 0.0)
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
-
-
-def _class_counts(task: Task, split: str, dialogues: Dialogues) -> npt.NDArray[np.float64]:
-    targets = task.corpus.targets[task.corpus.rows(dialogues)]
-    counts = np.bincount(targets[targets != MISSING], minlength=len(task.corpus.labels)).astype(float)
-    if not counts.sum():
-        raise TrainingError(f"{task.corpus.path}: no utterance of the {split} split has a label")
-    return counts

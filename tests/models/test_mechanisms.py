@@ -11,7 +11,8 @@ from mmerc.corpus import Corpus
 from mmerc.evaluation import evaluate
 from mmerc.features.frozen import encode, frozen_encoder
 from mmerc.models import resolve
-from mmerc.training import Task, train
+from mmerc.task import Task
+from mmerc.training import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from mechanisms import mechanisms

@@ -12,7 +12,8 @@ from mmerc.errors import TrainingError
 from mmerc.evaluation import predictions, score_table, write_predictions
 from mmerc.models.pipeline import Pipeline
 from mmerc.storage import write_json
-from mmerc.training import Dialogues, Listener, Task
+from mmerc.task import Dialogues, Task
+from mmerc.training import Listener
 
 
 def read_notes(path: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import torch
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
-from mmerc.training import Listener, Progress, Task, train
+from mmerc.task import Task
+from mmerc.training import Listener, Progress, train
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
