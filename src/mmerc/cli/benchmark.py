@@ -13,6 +13,7 @@ from mmerc.cli.studies import (
     Seeds,
     complain,
     console,
+    model_names,
     results_of,
     run_cells,
     say_files,
@@ -60,9 +61,8 @@ def benchmark(
         watched,
     )
     from mmerc.experiments.runs import require_free
-    from mmerc.models import MODELS
 
-    names = list(MODELS) if models.strip() == "all" else split_names(models, "--models")
+    names = model_names(models)
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
     if unused := given.keys() - {ANY, *(corpus.name for corpus in opened)}:

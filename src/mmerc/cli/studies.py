@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from mmerc.errors import TrainingError
+from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from mmerc.experiments.cells import Cell, Outcome, Result
@@ -44,30 +44,39 @@ def split_names(text: str, what: str) -> list[str]:
     Raises:
         ConfigError: there is none.
     """
-    from mmerc.errors import ConfigError
-
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError(f"{what} names nothing: expected a comma-separated list")
     return names
 
 
+def model_names(text: str) -> list[str]:
+    """Return the models of a comma-separated option; `all` means every one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from mmerc.models import MODELS
+
+    return list(MODELS) if text.strip() == "all" else split_names(text, "--models")
+
+
 def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]":
     """Run what is missing with a progress bar over all runs; return the failures."""
     from mmerc.experiments.cells import pending, run_jobs
 
-    todo = pending(cells)
+    missing = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
-    console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(todo)} done, {len(todo)} to go")
+    console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(missing)} done, {len(missing)} to go")
     failed = []
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("runs", total=len(todo), note="")
+        task = bar.add_task("runs", total=len(missing), note="")
         try:
-            for outcome in run_jobs(todo, jobs or os.cpu_count() or 1, device):
+            for outcome in run_jobs(missing, jobs or os.cpu_count() or 1, device):
                 name = run_name(outcome)
                 if outcome.error is None:
                     note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"

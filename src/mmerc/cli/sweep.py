@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,10 +14,12 @@ from mmerc.cli.studies import (
     Jobs,
     complain,
     console,
+    model_names,
     run_cells,
     say_files,
     split_names,
 )
+from mmerc.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmerc.experiments.cells import Cell
@@ -63,29 +66,22 @@ def sweep(
 
     from mmerc.config import merge, parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
-    from mmerc.experiments.sweep import best_trial, overrides, plan_sweep
-    from mmerc.models import MODELS
+    from mmerc.experiments.sweep import plan_sweep
     from mmerc.storage import write_text
 
-    names = list(MODELS) if models.strip() == "all" else split_names(models, "--models")
+    names = model_names(models)
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
     trials = _trials(grid or [], ranges or [], random, draw_seed)
-    numbers = None if folds is None else _fold_numbers(folds)
+    which = (range(seeds), _fold_numbers(folds))
     base = parse_overrides(assignments or [])
-    cells = plan_sweep(
-        names, opened, trials, out, range(seeds), numbers, given, base, "frozen" if test else "never"
-    )
+    cells = plan_sweep(names, opened, trials, out, *which, given, base, "frozen" if test else "never")
     failed = run_cells(cells, jobs, device)
     chosen: dict[str, Any] = {}
-    for corpus in opened:
-        for name in names:
-            folder = out / corpus.name / name
-            rows = [cell for cell in cells if cell.folder.parent == folder]
-            show_trials(corpus.name, name, rows, trials, folder)
-            winner = best_trial(rows)
-            if winner is not None:
-                chosen = merge(chosen, {corpus.name: {name: overrides(trials[winner])}})
+    for corpus, name in product(opened, names):
+        folder = out / corpus.name / name
+        rows = [cell for cell in cells if cell.folder.parent == folder]
+        chosen = merge(chosen, {corpus.name: {name: show_trials(corpus.name, name, rows, trials, folder)}})
     if best is not None:
         write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
         say_files([best])
@@ -93,7 +89,6 @@ def sweep(
 
 
 def _trials(grid: list[str], ranges: list[str], random: int, draw_seed: int) -> "list[Values]":
-    from mmerc.errors import ConfigError
     from mmerc.experiments.sweep import grid_trials, random_trials, read_choices, read_range
 
     choices = dict(map(read_choices, grid))
@@ -105,9 +100,9 @@ def _trials(grid: list[str], ranges: list[str], random: int, draw_seed: int) -> 
     return random_trials(choices, intervals, random, draw_seed) if random else grid_trials(choices)
 
 
-def _fold_numbers(text: str) -> list[int]:
-    from mmerc.errors import ConfigError
-
+def _fold_numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
     try:
         return [int(part) for part in split_names(text, "--folds")]
     except ValueError:
@@ -123,11 +118,16 @@ class Row(NamedTuple):
     record: dict[str, Any]
 
 
-def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Values]", folder: Path) -> None:
-    """Print and write the trials of a model on a corpus, best first, with test scores if there are any."""
+def show_trials(
+    corpus: str, model: str, cells: "list[Cell]", trials: "list[Values]", folder: Path
+) -> dict[str, Any]:
+    """Print and write the trials of a model on a corpus, best first, with test scores if there are any.
+
+    Returns the best one's overrides, nothing if all failed.
+    """
     from mmerc.experiments.cells import result_of
     from mmerc.experiments.comparison import write_report
-    from mmerc.experiments.sweep import validation_scores
+    from mmerc.experiments.sweep import best_trial, overrides, validation_scores
     from mmerc.tables import Grid
 
     rows: list[Row] = []
@@ -156,21 +156,25 @@ def show_trials(corpus: str, model: str, cells: "list[Cell]", trials: "list[Valu
     facts = {"corpus": corpus, "model": model, "chosen on": "validation weighted F1"}
     say_files(write_report(folder / "sweep", [grid], [row.record for row in rows], facts))
     show_curve(rows, folder)
+    winner = best_trial(cells)
+    return {} if winner is None else overrides(trials[winner])
 
 
 def show_curve(rows: "Sequence[Row]", folder: Path) -> None:
     """Draw the score against the setting, where a single one with numbers was varied (figure 9)."""
     import pandas as pd
 
+    if len(rows[0].record["trial"]) > 1:
+        return
     points = []
     for row in rows:
-        (value, *more) = row.record["trial"].values()
+        (value,) = row.record["trial"].values()
         for split, found in (("validation", row.validation), ("test", row.test)):
             if found is not None:
                 points.append([value, split, found.mean, found.sd])
     data = pd.DataFrame(points, columns=["value", "split", "weighted_f1", "weighted_f1_sd"])
     numbers = pd.to_numeric(data["value"], errors="coerce")
-    if more or numbers.isna().any() or numbers.nunique() < 2:
+    if numbers.isna().any() or numbers.nunique() < 2:
         return
     from mmerc.analysis.drawing import save
     from mmerc.analysis.sensitivity import draw, sensitivity
