@@ -81,7 +81,8 @@ def sweep(
     for corpus, name in product(opened, names):
         folder = out / corpus.name / name
         rows = [cell for cell in cells if cell.folder.parent == folder]
-        chosen = merge(chosen, {corpus.name: {name: show_trials(corpus.name, name, rows, trials, folder)}})
+        if won := show_trials(corpus.name, name, rows, trials, folder):
+            chosen = merge(chosen, {corpus.name: {name: won}})
     if best is not None:
         write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
         say_files([best])
