@@ -3,6 +3,7 @@
     MmercError
     ├── CorpusError         a corpus folder or the source of an import is broken
     ├── FeatureError        features are missing, of the wrong width, or made by another recipe
+    ├── MediaError          an audio or video file cannot be read
     ├── CheckpointError     a checkpoint cannot be read or does not fit
     ├── ConfigError         an unknown key, a value of the wrong type or out of range
     ├── ConversationError   a transcript or conversation handed in cannot be used
@@ -23,6 +24,10 @@ class CorpusError(MmercError):
 
 class FeatureError(MmercError):
     """Features are missing, have the wrong width, are not finite, or follow another recipe."""
+
+
+class MediaError(MmercError):
+    """An audio or video file is missing, broken, or has not what is asked of it."""
 
 
 class CheckpointError(MmercError):
