@@ -1,18 +1,13 @@
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpus import Corpus
@@ -29,7 +24,7 @@ from mmerc.experiments.cells import (
     validation_of,
 )
 from mmerc.experiments.listeners import Oracle, Stopwatch
-from mmerc.experiments.runs import side_by_side, train_in_turn
+from mmerc.experiments.runs import train_in_turn
 from mmerc.training import Listener, train
 from tiny import config, in_this_process, tables, task, write, written
 
@@ -327,41 +322,6 @@ def test_a_run_that_fails_stops_no_other(corpus: Corpus, tmp_path: Path, finishe
     mine, theirs = good.runs[0].folder, finished["splits"].runs[0].folder
     assert written(mine) == written(theirs)
     assert (mine / "test.parquet").read_bytes() == (theirs / "test.parquet").read_bytes()
-
-
-def work(folder: Path, job: str) -> tuple[str, int]:
-    """Die, sleep, be too slow, or note that this job was begun."""
-    (folder / job).touch()
-    if job == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job == "wrong":
-        raise TrainingError("wrong")
-    if job == "slow":
-        time.sleep(100)
-    return job, torch.get_num_threads()
-
-
-@pytest.mark.slow
-def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
-    jobs = ["one", "killed", "wrong", "two", "slow", "three"]
-    iterator = side_by_side(partial(work, tmp_path), jobs, 1)
-    ended = dict(next(iterator) for _ in range(4))
-    assert {job: ended[job] for job in ("one", "two")} == {"one": ("one", 1), "two": ("two", 1)}
-    assert isinstance(ended["killed"], TrainingError)
-    assert "its process was killed, twice" in str(ended["killed"])
-    assert str(ended["wrong"]) == "wrong"
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        next(iterator)
-    signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - start < 10  # what ran was stopped,
-    assert {p.name for p in tmp_path.iterdir()} == {*jobs} - {"three"}  # and nothing more was started
 
 
 # Results

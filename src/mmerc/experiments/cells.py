@@ -26,9 +26,10 @@ from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
 from mmerc.experiments.listeners import Oracle, Stopwatch, read_notes
-from mmerc.experiments.runs import Run, out_of_memory_explained, plan, side_by_side, task_of
+from mmerc.experiments.runs import Run, out_of_memory_explained, plan, task_of
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
+from mmerc.processes import side_by_side
 from mmerc.storage import write_json, write_text
 from mmerc.training import train
 

@@ -1,30 +1,20 @@
 """Several runs of one config: seeds, and the folds of a cross-validation."""
 
-import multiprocessing
 import os
-import signal
-import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
+from mmerc.processes import side_by_side
 from mmerc.task import Task
 from mmerc.training import Listener, Progress, train
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 class Run(NamedTuple):
@@ -108,76 +98,6 @@ def train_side_by_side(
             yield run, result
     if failed:
         raise TrainingError("these runs failed:\n  " + "\n  ".join(failed))
-
-
-def side_by_side(
-    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int
-) -> Iterator[tuple[Job, Result | Exception]]:
-    """Do `work(job)` in processes of one thread each; yield each job as it ends, with its result or error.
-
-    A process that is killed (by the system, when memory runs out) takes its pool along. The jobs that were
-    running are then tried again one by one, the others go on side by side as before. When the iterator is
-    closed, or interrupted, what runs is stopped and no further job is started.
-    """
-    left = list(jobs)
-    while left:
-        suspects, left = yield from _pool(work, left, processes)
-        for job in suspects:
-            killed, _ = yield from _pool(work, [job], 1)
-            if killed:
-                reason = "its process was killed, twice: is there enough memory? try fewer --jobs"
-                yield job, TrainingError(reason)
-
-
-def _pool(
-    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int
-) -> Generator[tuple[Job, Result | Exception], None, tuple[list[Job], list[Job]]]:
-    """Yield finished jobs; return those that went down with a killed process, and those never started."""
-    waiting = deque(jobs)
-    running: dict[Future[Result], Job] = {}
-    down: list[Job] = []
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare_process)
-    try:
-        while running or (waiting and not down):
-            # No more than run at once: what is submitted cannot be called back any more.
-            while waiting and not down and len(running) < processes:
-                job = waiting.popleft()
-                try:
-                    running[pool.submit(work, job)] = job
-                except BrokenProcessPool:
-                    down.append(job)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, error = running.pop(future), future.exception()
-                if isinstance(error, BrokenProcessPool | SystemExit):
-                    down.append(job)
-                else:
-                    yield job, error if isinstance(error, Exception) else future.result()
-    finally:
-        for process in set(multiprocessing.active_children()) - others if running else ():
-            process.terminate()
-        pool.shutdown()
-    return down, list(waiting)
-
-
-def _prepare_process() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and stops its processes
-    signal.signal(signal.SIGTERM, _leave)
-    if parent := multiprocessing.parent_process():
-        Thread(target=_end_with, args=[parent], daemon=True).start()
-
-
-def _leave(*_: object) -> None:
-    signal.alarm(2)  # whatever else it is given to do
-    sys.exit(1)  # an exception: what is half written is removed
-
-
-def _end_with(parent: BaseProcess) -> None:
-    """End this process when its parent is gone: killed, it cannot say so any more."""
-    parent.join()
-    os._exit(1)
 
 
 def train_in_turn(
