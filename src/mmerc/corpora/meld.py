@@ -5,17 +5,22 @@ split, so a dialogue is called `train_0`; utterance ids have gaps and are kept, 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mmerc.corpora import records
+from mmerc.corpora.label_maps import LabelMap, apply_label_map, map_note
 from mmerc.corpus import Corpus, write_corpus
 from mmerc.errors import CorpusError
 
 LABELS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+SENTIMENT_MAP = "meld-3"
 FILES = {"train": "train_sent_emo.csv", "validation": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 
+_NAMES = {"Emotion": LABELS, "Sentiment": ("neutral", "positive", "negative")}
 _TIME = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})[,.](\d{1,3})")
 
 
@@ -30,46 +35,79 @@ def _windows_1252() -> dict[int, str]:
 _LEFTOVERS = _windows_1252()
 
 
-def import_meld(source: Path, out: Path) -> Corpus:
+class Transcripts(NamedTuple):
+    """The transcripts of some splits, read."""
+
+    utterances: pd.DataFrame
+    labels: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def import_meld(source: Path, out: Path, label_map: LabelMap | None = None) -> Corpus:
     """Import the transcripts in the folder `source` into the corpus folder `out`.
 
     The dialogues of a split are sorted by their number and called `train_0`, `validation_3`, `test_12`;
     `media` holds the name of the clip, `dia0_uttY.mp4`. Times without duration (start not before end)
     or of another form are left out; the provenance counts them and the characters that were repaired.
+    For `label_map` see `read_transcripts`.
 
     Raises:
         CorpusError: none of the three files is there, or one is broken (with its line).
     """
-    frames, files, repaired, untimed = [], {}, 0, 0
-    for split, file in FILES.items():
-        if (source / file).exists():
-            frame, leftovers, unusable = _read_split(source / file, split)
-            frames.append(frame)
-            files[split] = {"file": file, "sha256": records.sha256(source / file)}
-            repaired, untimed = repaired + leftovers, untimed + unusable
-    if not frames:
+    paths = {split: source / file for split, file in FILES.items() if (source / file).exists()}
+    if not paths:
         raise CorpusError(f"{source} holds none of {', '.join(FILES.values())}")
+    read = read_transcripts(paths, label_map)
+    return write_corpus(
+        out,
+        name="meld",
+        labels=read.labels,
+        utterances=read.utterances,
+        features={},
+        provenance=read.provenance,
+    )
+
+
+def read_transcripts(paths: Mapping[str, Path], label_map: LabelMap | None = None) -> Transcripts:
+    """Read the transcript of each split, in the order given.
+
+    Args:
+        paths: split → its file.
+        label_map: by default the seven emotions. The map `meld-3` stands for the sentiments as the
+            annotators gave them (the column Sentiment): surprise is negative or positive by utterance.
+
+    Raises:
+        CorpusError: a broken file, with its line, or an emotion that the map does not name.
+    """
+    sentiment = label_map is not None and label_map.name == SENTIMENT_MAP
+    frames, files, repaired, untimed = [], {}, 0, 0
+    for split, path in paths.items():
+        frame, leftovers, unusable = _read_split(path, split, "Sentiment" if sentiment else "Emotion")
+        frames.append(frame)
+        files[split] = {"file": path.name, "sha256": records.sha256(path)}
+        repaired, untimed = repaired + leftovers, untimed + unusable
+    utterances = pd.concat(frames, ignore_index=True)
     notes = [
         f"read {', '.join(file['file'] for file in files.values())}",
         f"{repaired} Windows-1252 leftovers repaired, {untimed} utterances without usable times",
     ]
-    return write_corpus(
-        out,
-        name="meld",
-        labels=LABELS,
-        utterances=pd.concat(frames, ignore_index=True),
-        features={},
-        provenance={
-            "source": "MELD transcripts (Poria et al., ACL 2019)",
-            "files": files,
-            "repaired_characters": repaired,
-            "unusable_times": untimed,
-            "notes": notes,
-        },
-    )
+    if sentiment:
+        notes.append(f"label map {SENTIMENT_MAP}: the sentiments that the annotators gave")
+    elif label_map is not None:
+        given = utterances["label"].tolist()
+        utterances["label"] = apply_label_map(given, label_map, "MELD")
+        notes.append(map_note(given, label_map))
+    provenance = {
+        "source": "MELD transcripts (Poria et al., ACL 2019)",
+        "files": files,
+        "repaired_characters": repaired,
+        "unusable_times": untimed,
+        "notes": notes,
+    }
+    return Transcripts(utterances, LABELS if label_map is None else label_map.labels, provenance)
 
 
-def _read_split(path: Path, split: str) -> tuple[pd.DataFrame, int, int]:
+def _read_split(path: Path, split: str, labelled_by: str) -> tuple[pd.DataFrame, int, int]:
     """Return the utterances, and how many characters were repaired and times left out."""
     raw = records.read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
     rows = records.parse_csv(raw.translate(_LEFTOVERS), path)
@@ -87,7 +125,7 @@ def _read_split(path: Path, split: str) -> tuple[pd.DataFrame, int, int]:
             "text": [t or "" for t in records.strings(records.column(rows, "Utterance", path), path)],
             "start_ms": start.mask(unusable).array,
             "end_ms": end.mask(unusable).array,
-            "label": _labels(rows, path),
+            "label": _labels(rows, path, labelled_by),
             "split": split,
         }
     )
@@ -103,12 +141,15 @@ def _read_split(path: Path, split: str) -> tuple[pd.DataFrame, int, int]:
     return frame, repaired, int(unusable.sum())
 
 
-def _labels(rows: pd.DataFrame, path: Path) -> list[str | None]:
-    column = records.column(rows, "Emotion", path)
+def _labels(rows: pd.DataFrame, path: Path, name: str) -> list[str | None]:
+    column = records.column(rows, name, path)
+    known = _NAMES[name]
     labels = [None if label is None else label.lower() for label in records.strings(column, path)]
     for line, label in zip(rows.index, labels, strict=True):
-        if label is not None and label not in LABELS:
-            raise CorpusError(f"{path}, line {line}: unknown emotion {label!r}; MELD has {', '.join(LABELS)}")
+        if label is not None and label not in known:
+            raise CorpusError(
+                f"{path}, line {line}: unknown {name.lower()} {label!r}; MELD has {', '.join(known)}"
+            )
     return labels
 
 

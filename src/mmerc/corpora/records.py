@@ -142,6 +142,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {by_case[close[0]]!r}?)" if close else ""
 
 
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """Return `a, b, c … (12)`: the first names, and how many there are when that is not all."""
+    return ", ".join(names[:shown]) + (f" … ({len(names)})" if len(names) > shown else "")
+
+
 def strings(values: "pd.Series[Any]", path: Path) -> list[str | None]:
     """Return a column as stripped text, None where it is empty.
 
