@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmerc import corpus as corpus_module
+from mmerc.corpora.checking import check
 from mmerc.corpus import MISSING, SCHEMA, Corpus, Features, draw_validation, slice_rows, write_corpus
-from mmerc.errors import CorpusError
-from tiny import LABELS, RECIPES, WIDTHS, tables, write
+from mmerc.errors import CorpusError, TrainingError
+from mmerc.evaluation import evaluate
+from mmerc.training import train
+from tiny import LABELS, RECIPES, WIDTHS, tables, task, write
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +150,21 @@ def test_unknown_labels_are_refused(tmp_path: Path) -> None:
 def test_labels_are_two_at_least_and_differ(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"labels: .*the label 'joy' occurs twice"):
         write(tmp_path / "c", labels=(*LABELS, "joy"))
-    with pytest.raises(CorpusError, match=r"labels: .*at least 2"):
+    with pytest.raises(CorpusError, match=r"labels: .*'joy' is the only label: at least two are needed"):
         write(tmp_path / "c", labels=LABELS[:1])
+
+
+def test_a_corpus_without_labels_is_one_to_look_at_but_not_to_learn_from(tmp_path: Path) -> None:
+    frame, features = tables()
+    unlabelled = write(tmp_path / "c", frame.assign(label=None), features, labels=())
+    assert Corpus.open(unlabelled.path).labels == ()
+    assert (unlabelled.targets == MISSING).all()
+    assert any("no labels" in problem.message for problem in check(unlabelled))
+    with pytest.raises(TrainingError, match="no utterance of the training split has a label"):
+        train(task(unlabelled), tmp_path / "run")
+    train(task(write(tmp_path / "labelled")), tmp_path / "run")
+    with pytest.raises(CorpusError, match="has no labels: there is nothing to score"):
+        evaluate(tmp_path / "run", unlabelled)
 
 
 def test_no_utterances(tmp_path: Path) -> None:

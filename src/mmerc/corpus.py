@@ -61,7 +61,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal[1]
     name: str
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[str, ...]  # none for a corpus that nobody labelled
     modalities: dict[str, Modality]
     provenance: dict[str, Any]
 
@@ -70,6 +70,8 @@ class Manifest(BaseModel):
     def _differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         if twice := [name for name in labels if labels.count(name) > 1]:
             raise ValueError(f"the label {twice[0]!r} occurs twice")
+        if len(labels) == 1:
+            raise ValueError(f"{labels[0]!r} is the only label: at least two are needed, or none at all")
         return labels
 
 
@@ -293,7 +295,7 @@ def write_corpus(
     Args:
         path: the folder.
         name: name of the corpus.
-        labels: label names in class order.
+        labels: label names in class order; none for a corpus to predict, not to train or score on.
         utterances: columns of `SCHEMA`; a missing column is filled with nulls.
         features: one table per modality, rows as in `utterances`.
         provenance: where the data comes from and what was done to it.
@@ -301,7 +303,7 @@ def write_corpus(
 
     Raises:
         CorpusError: no utterances, scattered dialogues, a feature table of another length, an unknown
-            label, labels that are fewer than two or occur twice, or a folder at `path` that is not a corpus.
+            label, a single label or one that occurs twice, or a folder at `path` that is not a corpus.
     """
     path = Path(path)
     if path.exists() and not (path / "corpus.json").exists() and (not path.is_dir() or any(path.iterdir())):

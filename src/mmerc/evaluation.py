@@ -206,6 +206,8 @@ def check_fit(checkpoint: Checkpoint, corpus: Corpus, transfer: bool = False) ->
         FeatureError: a modality is missing or was made by another recipe.
     """
     info = checkpoint.info
+    if not corpus.labels:
+        raise CorpusError(f"{corpus.path} has no labels: there is nothing to score")
     if info.labels != corpus.labels and not (transfer and set(info.labels) == set(corpus.labels)):
         raise CheckpointError(
             f"{checkpoint.path} tells {', '.join(info.labels)}; {corpus.path} "

@@ -30,7 +30,7 @@ def print_import(out: Console, corpus: Corpus) -> None:
     sizes = _sizes(corpus)
     parts = [f"{group} {row['dialogues']}/{row['utterances']}" for group, row in sizes.iloc[:-1].iterrows()]
     out.print(f"  dialogues/utterances: {', '.join(parts)}", soft_wrap=True)
-    out.print(f"  labels: {', '.join(corpus.labels)}", soft_wrap=True)
+    out.print(f"  labels: {', '.join(corpus.labels) or 'none'}", soft_wrap=True)
     for name in corpus.modalities:
         out.print(f"  {_width(corpus, name)}")
     for line in _told(corpus.manifest.provenance):
@@ -60,7 +60,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def print_corpus(out: Console, corpus: Corpus) -> None:
     """Print what a corpus holds: labels, modalities with their recipes, sizes per split or fold."""
     out.print(f"{corpus.name} ({corpus.path})", style="bold")
-    out.print(f"labels: {', '.join(corpus.labels)}")
+    out.print(f"labels: {', '.join(corpus.labels) or 'none'}")
     modalities = _table("modality", "width", "present", "recipe", right=(1, 2))
     for name, modality in corpus.modalities.items():
         share = corpus.features(name)[1].float().mean().item()

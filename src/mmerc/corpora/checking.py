@@ -161,6 +161,8 @@ def _same_content(corpus: Corpus) -> Iterator[Problem]:
 
 
 def _classes(corpus: Corpus) -> Iterator[Problem]:
+    if not corpus.labels:
+        yield Problem("warning", None, "label", "no labels: nothing can be trained or scored on it")
     counts = class_counts(corpus)
     for group in group_names(corpus):
         for label in corpus.labels:

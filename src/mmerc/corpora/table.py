@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import pandas as pd
 
 from mmerc.corpora import records
 from mmerc.corpora.arrays import read_features, require_modality_name
+from mmerc.corpora.label_maps import LabelMap, apply_label_map, map_note
 from mmerc.corpus import SCHEMA, SPLITS, Corpus, Features, draw_validation, write_corpus
 from mmerc.errors import CorpusError, FeatureError
 
@@ -19,7 +20,17 @@ SPLIT_NAMES = {
     "dev": "validation", "development": "validation",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
-WHOLE_NUMBERS = ("utterance_index", "start_ms", "end_ms", "fold")
+WHOLE_NUMBERS = ("utterance_index", "start_ms", "end_ms", "fold", "clip_start_ms", "clip_end_ms")
+
+
+class Table(NamedTuple):
+    """A file of utterances, read."""
+
+    utterances: pd.DataFrame  # dialogues by first appearance, utterances by index
+    lines: npt.NDArray[np.int64]  # (N,) where each stands in the file
+    order: npt.NDArray[np.int64]  # (N,) its position among the records of the file
+    labels: list[str]
+    provenance: dict[str, Any]
 
 
 def import_table(
@@ -32,6 +43,7 @@ def import_table(
     name: str | None = None,
     validation: int = 0,
     keys: Mapping[str, str] | None = None,
+    label_map: LabelMap | None = None,
 ) -> Corpus:
     """Import a table of utterances and its feature files into the corpus folder `out`.
 
@@ -46,56 +58,101 @@ def import_table(
         columns: field of the corpus → column of the file; a field that is not in it is taken from the
             column of the same name, where there is one. Only `dialogue_id` and `label` have to be there,
             and `label` not when `labels` are given. Without `utterance_index` the rows are numbered.
-        labels: label names in class order; by default those that occur, sorted.
+        labels: label names in class order; by default those of the map, or those that occur, sorted.
         name: name of the corpus; by default that of the folder.
         validation: number of training dialogues to turn into the validation split (`draw_validation`).
         keys: modality → name of the array in its file.
+        label_map: what becomes of the labels in the file.
 
     Raises:
         CorpusError: a broken file or a value that cannot be used, with file, line and column.
         FeatureError: a feature file that cannot be used, or has another number of rows.
     """
-    table = records.read_records(utterances)
-    used = _resolve_columns(table, utterances, columns or {}, labels)
-    frame = _fields(table, used, utterances)
-    order = _order(frame, table.index, utterances)
-    label_names = _label_names(frame, table.index, utterances, labels)
-    loaded = _load_features(features, keys or {}, utterances, len(frame))
-    notes = [f"read {utterances.name}", *_notes(used, labels, label_names, order)]
-    unused = [str(name) for name in table.columns if name not in used.values()]
+    table = read_table(
+        utterances, columns=columns or {}, labels=labels, label_map=label_map, validation=validation
+    )
+    loaded = _load_features(features, keys or {}, utterances, len(table.order))
+    return write_corpus(
+        out,
+        name=name or out.resolve().name,
+        labels=table.labels,
+        utterances=table.utterances,
+        features={
+            m: Features(f.values[table.order], f.present[table.order], f.recipe) for m, f in loaded.items()
+        },
+        provenance=table.provenance,
+    )
+
+
+def read_table(
+    path: Path,
+    *,
+    columns: Mapping[str, str],
+    labels: Sequence[str] | None,
+    label_map: LabelMap | None = None,
+    validation: int = 0,
+    further: Sequence[str] = (),
+) -> Table:
+    """Read and check a file of utterances; for the arguments see `import_table`.
+
+    Args:
+        path: the file.
+        columns: field → column.
+        labels: label names; an empty list: no labels are read.
+        label_map: what becomes of the labels in the file.
+        validation: number of validation dialogues to draw.
+        further: fields to read besides those of a corpus.
+
+    Raises:
+        CorpusError: a broken file or a value that cannot be used, with file, line and column.
+    """
+    rows = records.read_records(path)
+    used = _resolve_columns(rows, path, columns, labels, label_map, further)
+    frame = _fields(rows, used, path)
+    order = _order(frame, rows.index, path)
+    notes = []
+    if label_map is not None and "label" in frame:
+        given = frame["label"].tolist()
+        frame["label"] = apply_label_map(given, label_map, path)
+        notes.append(map_note(given, label_map))
+        labels = label_map.labels if labels is None else labels
+    names = _label_names(frame, rows.index, path, labels)
+    notes = [f"read {path.name}", *_notes(used, labels, names, order), *notes]
+    unused = [str(name) for name in rows.columns if name not in used.values()]
     if unused:
         notes.append(f"columns that are not used: {', '.join(unused)}")
     frame = frame.iloc[order].reset_index(drop=True)
     if validation:
-        notes.append(_draw(frame, validation, utterances))
-    return write_corpus(
-        out,
-        name=name or out.resolve().name,
-        labels=label_names,
-        utterances=frame,
-        features={m: Features(f.values[order], f.present[order], f.recipe) for m, f in loaded.items()},
-        provenance={
-            "source": "table",
-            "file": utterances.name,
-            "sha256": records.sha256(utterances),
-            "columns": used,
-            "notes": notes,
-        },
-    )
+        notes.append(_draw(frame, validation, path))
+    provenance = {
+        "source": "table",
+        "file": path.name,
+        "sha256": records.sha256(path),
+        "columns": used,
+        "notes": notes,
+    }
+    return Table(frame, rows.index.to_numpy()[order], order, names, provenance)
 
 
 def _resolve_columns(
-    table: pd.DataFrame, path: Path, columns: Mapping[str, str], labels: Sequence[str] | None
+    table: pd.DataFrame,
+    path: Path,
+    columns: Mapping[str, str],
+    labels: Sequence[str] | None,
+    label_map: LabelMap | None,
+    further: Sequence[str],
 ) -> dict[str, str]:
+    fields = [*SCHEMA.names, *further]
     for field in columns:
-        if field not in SCHEMA.names:
-            known = ", ".join(SCHEMA.names)
-            near = records.nearest(field, SCHEMA.names)
-            raise CorpusError(f"a corpus has no field {field!r}{near}; its fields are: {known}")
-    same = {field: field for field in SCHEMA.names if field in table.columns}
-    used = {field: (same | dict(columns)).get(field) for field in SCHEMA.names}
-    for field in ("dialogue_id", "label") if labels is None else ("dialogue_id",):
+        if field not in fields:
+            near = records.nearest(field, fields)
+            raise CorpusError(f"a corpus has no field {field!r}{near}; its fields are: {', '.join(fields)}")
+    same = {field: field for field in fields if field in table.columns}
+    used = {field: (same | dict(columns)).get(field) for field in fields}
+    for field in ("dialogue_id", "label") if labels is None or label_map is not None else ("dialogue_id",):
         used[field] = used[field] or field
+    if labels is not None and not labels:
+        used["label"] = None
     for field, source in used.items():
         if source is not None:
             records.column(table, source, path, f". Map it with --column {field}=NAME")
@@ -148,6 +205,8 @@ def _label_names(
 ) -> list[str]:
     given = frame["label"] if "label" in frame else pd.Series([None] * len(frame), dtype=object)
     names = sorted(given.dropna().unique()) if labels is None else list(labels)
+    if labels is not None and not names:
+        return []  # wanted without labels
     if len(set(names) - {""}) < max(2, len(names)):
         have = ", ".join(name or "''" for name in names) or "none"
         raise CorpusError(
