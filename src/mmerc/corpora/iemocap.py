@@ -110,8 +110,8 @@ def import_iemocap(
         raise CorpusError(f"{source}: the files in dialog/EmoEvaluation hold no ratings")
     frame = pd.DataFrame(turns)
     label_map = label_map or read_label_map("iemocap-6")
-    given = frame["label"].tolist()
-    frame["label"] = pd.Series(apply_label_map(given, label_map, "IEMOCAP"), dtype=object)
+    given = frame["label"]
+    frame["label"] = apply_label_map(given, label_map, "IEMOCAP")
     notes = [*_session_notes(sessions), map_note(given, label_map), _unlabelled(frame, given, labelled_only)]
     if labelled_only:
         frame = frame[frame["label"].notna()].reset_index(drop=True)
@@ -205,9 +205,9 @@ def _session_notes(sessions: dict[int, Path]) -> list[str]:
     return [f"{', '.join(missing)} missing{without}"]
 
 
-def _unlabelled(frame: pd.DataFrame, given: list[str | None], left_out: bool) -> str:
+def _unlabelled(frame: pd.DataFrame, given: "pd.Series[str]", left_out: bool) -> str:
     count = int(frame["label"].isna().sum())
-    disagreed = sum(label is None for label in given)
+    disagreed = int(given.isna().sum())
     fate = "left out" if left_out else "kept as context"
     return f"{count} of {len(frame)} utterances have no label ({disagreed} without agreement): {fate}"
 

@@ -3,14 +3,14 @@
 `label_maps.yaml` has the named ones; a file of the same form, `{old: new or null}`, is a map of one's own.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from mmerc.corpora import records
@@ -52,29 +52,29 @@ def read_label_map(name: str | Path) -> LabelMap:
     return LabelMap(path.stem, _checked(content, path))
 
 
-def apply_label_map(labels: Sequence[str | None], label_map: LabelMap, where: Path | str) -> list[str | None]:
-    """Return the new label of every utterance; `where` the old ones come from is for the message.
+def apply_label_map(labels: "pd.Series[str]", label_map: LabelMap, where: Path | str) -> "pd.Series[str]":
+    """Return the new label of every utterance; where the old ones come from is for the message.
 
     Raises:
         CorpusError: the map says nothing of a label.
     """
-    for label in labels:
-        if label is not None and label not in label_map.table:
+    for label in labels.dropna().unique():
+        if label not in label_map.table:
             raise CorpusError(
                 f"{where}: the label map {label_map.name!r} says nothing of {label!r}"
                 f"{records.nearest(label, label_map.table)}; it maps: {', '.join(label_map.table)}. Add the "
                 f"label to a map of your own (`{label}: null` leaves its utterances without a label)"
             )
-    return [None if label is None else label_map.table[label] for label in labels]
+    return labels.map(label_map.table, na_action="ignore").astype(object)
 
 
-def map_note(labels: Sequence[str | None], label_map: LabelMap) -> str:
+def map_note(labels: "pd.Series[str]", label_map: LabelMap) -> str:
     """Return in one sentence what a map does to these labels."""
-    counts = Counter(label for label in labels if label is not None)
+    counts = labels.value_counts().to_dict()
     changes = [
-        f"{old} → {label_map.table[old] or 'no label'} ({counts[old]})"
-        for old in label_map.table
-        if counts[old] and label_map.table[old] != old
+        f"{old} → {new or 'no label'} ({counts[old]})"
+        for old, new in label_map.table.items()
+        if old in counts and new != old
     ]
     return f"label map {label_map.name}: {', '.join(changes) or 'no label changes'}"
 

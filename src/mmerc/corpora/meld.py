@@ -94,7 +94,7 @@ def read_transcripts(paths: Mapping[str, Path], label_map: LabelMap | None = Non
     if sentiment:
         notes.append(f"label map {SENTIMENT_MAP}: the sentiments that the annotators gave")
     elif label_map is not None:
-        given = utterances["label"].tolist()
+        given = utterances["label"]
         utterances["label"] = apply_label_map(given, label_map, "MELD")
         notes.append(map_note(given, label_map))
     provenance = {

@@ -137,8 +137,8 @@ def _labelled(
     notes = []
     where = pairs[0][1] if len(pairs) == 1 else "the transcripts"
     if label_map is not None:
-        given = utterances["label"].tolist()
-        utterances["label"] = pd.Series(apply_label_map(given, label_map, where), dtype=object)
+        given = utterances["label"]
+        utterances["label"] = apply_label_map(given, label_map, where)
         notes.append(map_note(given, label_map))
         labels = label_map.labels if labels is None else labels
     found = sorted(utterances["label"].dropna().unique())

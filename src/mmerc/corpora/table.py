@@ -112,7 +112,7 @@ def read_table(
     order = _order(frame, rows.index, path)
     notes = []
     if label_map is not None and "label" in frame:
-        given = frame["label"].tolist()
+        given = frame["label"]
         frame["label"] = apply_label_map(given, label_map, path)
         notes.append(map_note(given, label_map))
         labels = label_map.labels if labels is None else labels
