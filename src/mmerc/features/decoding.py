@@ -1,0 +1,343 @@
+"""Sound and pictures of a media file by time span.
+
+Times are on the clock of the file (`mmerc.features.media_file`). What a span or a time gives does not
+depend on the other spans and times that are read with it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from mmerc.errors import MediaError
+from mmerc.features.media_file import (
+    Damage,
+    MediaInfo,
+    clock_origin,
+    decode,
+    find_stream,
+    open_media,
+    probe,
+    read_packets,
+    time_unit,
+)
+from mmerc.features.recipe import LONGEST_S, SAMPLE_RATE, Image, Samples
+from mmerc.features.resampling import resample
+from mmerc.media import Crop
+
+# isort: split
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+__all__ = ["Damage", "MediaInfo", "Span", "probe", "read_pictures", "read_sound", "sample_times"]
+
+SEEK_GAP_S: Final = 10.0  # between two pictures, from which on it is worth while to seek
+LAST_PICTURE_S: Final = 0.04  # how long the last one stands when the file does not say
+
+_SEEKABLE: Final = ("mov", "matroska")  # their index and time stamps are exact
+_MS: Final = SAMPLE_RATE // 1000  # samples in a millisecond
+_EIGHT_BIT_LUMA: Final = frozenset(
+    ["gray", "nv12", "nv21", "nv16", "yuva420p", "yuva422p", "yuva444p"]
+    + [f"yuv{j}{chroma}p" for j in ("", "j") for chroma in (410, 411, 420, 422, 440, 444)]
+)
+_FULL_RANGE: Final = 2  # AVCOL_RANGE_JPEG
+_STRETCH: Final = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+
+
+class Span(NamedTuple):
+    """A part of a file."""
+
+    start_ms: int = 0
+    end_ms: int | None = None  # None: to the end of the file
+
+
+def read_sound(
+    path: Path, spans: Sequence[Span], longest_s: float = LONGEST_S, *, damage: Damage | None = None
+) -> Iterator[tuple[int, Samples]]:
+    """Yield the sound of each span, mono at `SAMPLE_RATE`, as soon as it is complete.
+
+    The file is decoded once, from its start to the end of the last span, because seeking in sound is not
+    exact. Gaps and what comes before the first sound are zeros; what a span has beyond the end of the file
+    is left out.
+
+    Args:
+        path: a media file
+        spans: in any order; they may overlap; one that ends before it starts is empty
+        longest_s: of each span, what comes later is left out
+        damage: told of packets that could not be decoded
+
+    Yields:
+        (index of the span, (S,) samples in [-1, 1])
+
+    Raises:
+        MediaError: the file cannot be read, has no sound, or none of it can be decoded.
+    """
+    longest = round(longest_s * SAMPLE_RATE)
+    clips = [_Clip(index, span, longest) for index, span in enumerate(spans)]
+    with open_media(path) as container:
+        stream = find_stream(container, "audio")
+        if not isinstance(stream, AudioStream):
+            raise MediaError(f"{path} has no sound")
+        yield from ((clip.index, clip.samples()) for clip in clips if clip.end <= clip.start)
+        asked = [clip for clip in clips if clip.end > clip.start]
+        if asked:
+            yield from _cut(asked, resample(path, container, stream, damage or Damage()), path)
+
+
+def sample_times(span: Span, frames_per_second: float) -> list[int]:
+    """Return the times in ms at which to look at a span: those of the grid k / fps that lie in it.
+
+    The grid starts with the file, so that overlapping spans share pictures. A span between two points of
+    the grid is looked at in its middle, one that is empty not at all; at most `LONGEST_S` are looked at.
+    """
+    start = max(0, span.start_ms)
+    end = start + round(LONGEST_S * 1000)
+    if span.end_ms is not None:
+        end = min(end, span.end_ms)
+    if end <= start:
+        return []
+    first = math.floor(start * frames_per_second / 1000)
+    last = math.ceil(end * frames_per_second / 1000)
+    grid = (round(k * 1000 / frames_per_second) for k in range(first, last + 1))
+    return sorted({time for time in grid if start <= time < end}) or [(start + end) // 2]
+
+
+def read_pictures(
+    path: Path,
+    times_ms: Sequence[int],
+    *,
+    colour: bool = False,
+    crop: Crop = "",
+    damage: Damage | None = None,
+) -> Iterator[tuple[int, Image]]:
+    """Yield what is on the screen at each time, upright; nothing before the first and after the last picture.
+
+    Args:
+        path: a media file
+        times_ms: ascending
+        colour: (H, W, 3) RGB instead of (H, W) grey
+        crop: the half of a split screen
+        damage: told of packets that could not be decoded
+
+    Yields:
+        (time in ms, picture)
+
+    Raises:
+        MediaError: the file cannot be read, has no pictures, or none of them can be decoded.
+    """
+    if any(later <= earlier for earlier, later in pairwise(times_ms)):
+        raise ValueError("the times of pictures must ascend")
+    with open_media(path) as container:
+        stream = find_stream(container, "video")
+        if not isinstance(stream, VideoStream):
+            raise MediaError(f"{path} has no pictures")
+        film = _Film(path, container, stream, damage or Damage())
+        reformatter = VideoReformatter()
+        for time, frame in film.shown(times_ms):
+            yield time, _image(frame, reformatter, colour, crop)
+
+
+# Sound
+
+
+class _Clip:
+    """The samples of one span, gathered from a stream of chunks."""
+
+    def __init__(self, index: int, span: Span, longest: int) -> None:
+        self.index = index
+        self.start = max(0, span.start_ms) * _MS
+        self.end = self.start + longest
+        if span.end_ms is not None:
+            self.end = min(self.end, span.end_ms * _MS)
+        self._filled = self.start
+        self._pieces: list[Samples] = []
+
+    def add(self, position: int, chunk: Samples) -> None:
+        """Take what belongs to the span of a chunk that lies at `position` of the file."""
+        gap = min(position, self.end) - self._filled
+        if gap > 0:
+            self._take(np.zeros(gap, np.float32))
+        self._take(chunk[max(0, self._filled - position) : max(0, self.end - position)].copy())
+
+    def _take(self, piece: Samples) -> None:
+        self._pieces.append(piece)
+        self._filled += len(piece)
+
+    def samples(self) -> Samples:
+        return np.concatenate([np.zeros(0, np.float32), *self._pieces])
+
+
+def _cut(
+    clips: Iterable[_Clip], chunks: Iterable[tuple[int, Samples]], path: Path
+) -> Iterator[tuple[int, Samples]]:
+    """Yield each clip as soon as the chunks have passed its end."""
+    waiting = deque(sorted(clips, key=lambda clip: clip.start))
+    filling: list[_Clip] = []
+    passed = None
+    for position, chunk in chunks:
+        passed = position + len(chunk)
+        while waiting and waiting[0].start < passed:
+            filling.append(waiting.popleft())
+        for clip in filling:
+            clip.add(position, chunk)
+        yield from ((clip.index, clip.samples()) for clip in filling if clip.end <= passed)
+        filling = [clip for clip in filling if clip.end > passed]
+        if not waiting and not filling:
+            return
+    if passed is None:
+        raise MediaError(
+            f"none of the sound of {path} can be decoded: is it complete, does a player play it?"
+        )
+    yield from ((clip.index, clip.samples()) for clip in chain(filling, waiting))
+
+
+# Pictures
+
+
+class _Film:
+    """The pictures of an open file, found by time."""
+
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream, damage: Damage) -> None:
+        self._path, self._container, self._stream, self._damage = path, container, stream, damage
+        self._unit, self._origin = time_unit(stream), clock_origin(container)
+        self._gap = math.ceil(SEEK_GAP_S / self._unit)
+        rate = stream.average_rate
+        self._last = round((1 / rate if rate else Fraction(LAST_PICTURE_S)) / self._unit)
+        self._can_seek = any(name in container.format.name for name in _SEEKABLE)
+
+    def shown(self, times_ms: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield each time with the frame that is on the screen then."""
+        from_start, *sought = self._stretches(times_ms)
+        if from_start:
+            yield from self._walk(from_start, self._from_start(self._container, self._stream))
+        for stretch in sought:
+            yield from self._walk(stretch, self._from_before(self._stamp(stretch[0])))
+
+    def _stamp(self, time_ms: int) -> int:
+        """Return the latest time stamp, in units of the stream, that is not after a time of the clock."""
+        return math.floor((Fraction(time_ms, 1000) + self._origin) / self._unit)
+
+    def _stretches(self, times_ms: Sequence[int]) -> list[list[int]]:
+        """Split times where to seek a keyframe is less work than to decode all that lies between.
+
+        The first stretch, which may be empty, is read from the start of the file.
+        """
+        stretches: list[list[int]] = [[]]
+        before = self._stamp(0)
+        for time in times_ms:
+            stamp = self._stamp(time)
+            if self._can_seek and stamp - before > self._gap and self._keyframe(stamp) > before:
+                stretches.append([])
+            stretches[-1].append(time)
+            before = stamp
+        return stretches
+
+    def _keyframe(self, stamp: int) -> float:
+        """Return the time stamp of the last keyframe up to another, as far as the index of the file says."""
+        entry = self._stream.index_entries.search_timestamp(stamp)
+        return -math.inf if entry < 0 else self._stream.index_entries[entry].timestamp
+
+    def _walk(self, times_ms: Sequence[int], frames: Iterable[Any]) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield each time with the last of the frames up to it."""
+        wanted = deque((time, self._stamp(time)) for time in times_ms)
+        held: Any = None
+        for frame in frames:
+            while wanted and wanted[0][1] < frame.pts:
+                time, _ = wanted.popleft()
+                if held is not None:
+                    yield time, held
+            if not wanted:
+                return
+            if held is None or frame.pts > held.pts:
+                held = frame
+        if held is None:
+            raise MediaError(f"none of the pictures of {self._path} can be decoded: does a player show it?")
+        end = held.pts + self._last
+        yield from ((time, held) for time, stamp in wanted if stamp < end)
+
+    def _from_start(self, container: InputContainer, stream: Stream) -> Iterator[Any]:
+        """Yield the frames of a file that has just been opened."""
+        following = self._stamp(0)
+        for frame in decode(stream, read_packets(container, stream, self._damage), self._damage):
+            if frame.pts is None:
+                frame.pts = following
+            following = frame.pts + self._last
+            yield frame
+
+    def _from_before(self, stamp: int) -> Iterator[Any]:
+        """Yield frames of which the first is not after a time stamp."""
+        for back in (0, self._gap, 6 * self._gap):
+            frames = self._from_keyframe(stamp - back)
+            first = next(frames, None)
+            if first is not None and first.pts <= stamp:
+                yield first
+                yield from frames
+                return
+        with open_media(self._path) as container:
+            stream = find_stream(container, "video")
+            if stream is not None:
+                yield from self._from_start(container, stream)
+
+    def _from_keyframe(self, stamp: int) -> Iterator[Any]:
+        """Seek the last keyframe up to a time stamp; yield it and what is shown after it.
+
+        Frames that are decoded after a keyframe but shown before it may need what lies before it.
+        """
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except av.FFmpegError:
+            return
+        packets = read_packets(self._container, self._stream, self._damage)
+        first = next(packets)
+        if first is None or first.pts is None or not first.is_keyframe:
+            return
+        for frame in decode(self._stream, chain([first], packets), self._damage):
+            if frame.pts is not None and frame.pts >= first.pts:
+                yield frame
+
+
+def _image(frame: VideoFrame, reformatter: VideoReformatter, colour: bool, crop: Crop) -> Image:
+    """Return a frame as it is shown, or one half of it."""
+    if colour:
+        image = _pixels(reformatter.reformat(frame, format="rgb24", threads=1), 3)
+    elif frame.format.name in _EIGHT_BIT_LUMA:
+        image = _pixels(frame)
+        if frame.color_range != _FULL_RANGE and not frame.format.name.startswith(("gray", "yuvj")):
+            image = _STRETCH[image]
+    else:
+        image = _pixels(reformatter.reformat(frame, format="gray", dst_color_range="JPEG", threads=1))
+    image = _upright(image, frame)
+    half = image.shape[1] // 2
+    if crop:
+        image = image[:, :half] if crop == "left" else image[:, -half:]
+    # The memory of a frame is used again for another one.
+    return image.copy()
+
+
+def _pixels(frame: VideoFrame, channels: int = 1) -> Image:
+    """Return the first plane, (H, W) or (H, W, channels), without its padding."""
+    plane: Any = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    image: Image = rows[:, : frame.width * channels]
+    return image if channels == 1 else image.reshape(frame.height, frame.width, channels)
+
+
+def _upright(image: Image, frame: VideoFrame) -> Image:
+    """Turn and mirror a picture as its display matrix says, as far as that is by right angles."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
