@@ -49,8 +49,9 @@ class OpenSmile:
 
     def __init__(self, feature_set: str) -> None:
         if feature_set not in FEATURE_SETS:
-            near = difflib.get_close_matches(feature_set, FEATURE_SETS, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FEATURE_SETS)}"
+            by_case = {name.lower(): name for name in FEATURE_SETS}
+            near = difflib.get_close_matches(feature_set.lower(), by_case, n=1, cutoff=0.5)
+            hint = f"did you mean {by_case[near[0]]!r}?" if near else f"there are {', '.join(FEATURE_SETS)}"
             raise FeatureError(f"openSMILE has no feature set {feature_set!r}: {hint}")
         try:
             import opensmile

@@ -5,7 +5,7 @@ frames, loudness and spectrum over the sounding ones, and how fast and with whic
 Everything but `level` and `clipped_share` is the same however loud the recording is.
 
 Sources: Boersma (1993, see `pitch`) for pitch and harmonics-to-noise ratio; de Jong & Wempe (2009), "Praat
-script to detect syllable nuclei and measure speech rate automatically", Behavior Research Methods 41, 385-390;
+script to detect syllable nuclei and measure speech rate automatically", Behavior Research Methods 41, 385-90;
 Davis & Mermelstein (1980), "Comparison of parametric representations for monosyllabic word recognition", IEEE
 Trans. ASSP 28, 357-366, for the MFCC; Eyben et al. (2016), "The Geneva minimalistic acoustic parameter set
 (GeMAPS)", IEEE Trans. Affective Computing 7, 190-202, for what of a spectrum tells of emotion.
