@@ -1,193 +1,313 @@
-"""Makes the recordings that the tests watch and listen to: spoken by espeak-ng, with drawn faces."""
+"""Makes the recordings that the tests watch and listen to.
 
-import _ctypes
-import ctypes
+`python tests/studio.py OUT.mp4 --minutes 5` makes one to try things with, and its transcript beside it.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
-from typing import Any, NamedTuple
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
 
+import av
 import cv2
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 import pytest
-from scipy.signal import resample_poly
+from filelock import FileLock
+from rich.console import Console
 
-from mmerc.features.recipe import SAMPLE_RATE, Image, Samples
+from actors import backdrop, draw_face, face_patch, paste, require_voice, speak
+from mmerc.features.recipe import Image, Samples
+from screenplay import RECORDING, Line, Person, Script, Shot
 
-SYNCHRONOUS, UTF8, RATE, PITCH = 2, 1, 1, 3  # of espeak's speak_lib.h
-ESPEAK_RATE = 22_050
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), ctypes.c_int, ctypes.c_void_p)
-BOX = 1.35  # side of OpenCV's box around a face, in widths of the face
+__all__ = [
+    "RECORDING", "Line", "Person", "Script", "Shot",
+    "draw_face", "film", "film_clips", "require_voice", "shared", "speak",
+    "write_csv", "write_srt", "write_vtt", "write_whisperx",
+]  # fmt: skip
 
-
-def require_voice() -> Any:
-    """Return the package that brings espeak-ng; skip the test where it is not installed."""
-    return pytest.importorskip("espeakng_loader", reason="espeakng-loader speaks the test recordings")
-
-
-@cache
-def speak(text: str, *, pitch: int = 50, words_per_minute: int = 175, voice: str = "en") -> Samples:
-    """Say a text: samples (S,) at 16 kHz, from the first sound to the last.
-
-    The same words are the same samples whatever was said before: espeak-ng keeps the state of its
-    oscillators, so that the library is loaded anew for each text (5 ms).
-
-    Args:
-        text: what to say
-        pitch: 0 to 99; 50 is about 100 Hz for the voice `en`
-        words_per_minute: 80 to 450
-        voice: a language or voice of espeak-ng
-    """
-    package = require_voice()
-    chunks = []
-
-    def keep(samples: Any, count: int, _events: Any) -> int:
-        if samples and count:
-            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    callback = CALLBACK(keep)  # espeak-ng does not hold it: this name does
-    library = ctypes.CDLL(str(package.get_library_path()))
-    try:
-        rate = library.espeak_Initialize(SYNCHRONOUS, 0, str(package.get_data_path()).encode(), 0)
-        assert rate == ESPEAK_RATE, "espeak-ng did not start"
-        library.espeak_SetSynthCallback(callback)
-        assert library.espeak_SetVoiceByName(voice.encode()) == 0, f"espeak-ng has no voice {voice!r}"
-        library.espeak_SetParameter(RATE, words_per_minute, 0)
-        library.espeak_SetParameter(PITCH, pitch, 0)
-        said = text.encode()
-        library.espeak_Synth(said, ctypes.c_size_t(len(said) + 1), 0, 0, 0, UTF8, None, None)
-        library.espeak_Terminate()
-    finally:
-        _ctypes.dlclose(library._handle)
-    loud = np.concatenate([np.zeros(0, np.int16), *chunks]).astype(np.float32) / 2**15
-    samples = resample_poly(loud, SAMPLE_RATE // 50, ESPEAK_RATE // 50).astype(np.float32)
-    heard = np.flatnonzero(np.abs(samples) > 1e-3)
-    spoken: Samples = samples[heard[0] : heard[-1] + 1] if len(heard) else samples[:0]
-    spoken.setflags(write=False)  # it is shared by all who ask
-    return spoken
-
-
-class Blob(NamedTuple):
-    """A soft ellipse of a drawing; a face is about 1 across and 1.3 down, with (0, 0) below its eyes."""
-
-    x: float
-    y: float
-    across: float
-    down: float
-    colour: tuple[float, float, float]
-    softness: float = 0.25
-    strength: float = 1.0
-
-
-def _mirrored(*blobs: Blob) -> list[Blob]:
-    return [side for blob in blobs for side in (blob, blob._replace(x=-blob.x))]
-
-
-def _face(mouth: float, smile: float, seed: int) -> list[Blob]:
-    """The parts of a face, from back to front."""
-    chance = np.random.default_rng(seed)
-    skin = np.array([224, 178, 150]) * chance.uniform(0.85, 1.05) + chance.uniform(-8, 8, 3)
-    hair = tuple(np.array([60, 42, 30]) * chance.uniform(0.4, 1.3))
-    apart, brow, wide = chance.uniform([0.195, 0.245, 0.46], [0.225, 0.27, 0.5])
-
-    def shade(factor: float) -> tuple[float, float, float]:
-        return tuple(np.clip(skin * factor, 0, 255))
-
-    gap = 0.012 + 0.1 * mouth
-    lips = (170.0, 82.0, 80.0)
-    corners = 0.16 + 0.05 * smile
-    return [
-        Blob(0, -0.12, wide + 0.1, 0.72, hair, 0.1),  # behind the head
-        Blob(0, 0.62, 0.22, 0.35, shade(0.75), 0.2),  # neck
-        Blob(0, 0.05, wide, 0.66, shade(0.95), 0.1),
-        *_mirrored(Blob(wide - 0.02, 0.1, 0.1, 0.5, shade(0.7), 1.0, 0.7)),  # the head is round
-        Blob(0, -0.36, 0.34, 0.14, shade(1.12), 0.9, 0.9),  # forehead
-        Blob(0, -0.63, wide - 0.03, 0.15, hair, 0.3),  # fringe
-        *_mirrored(
-            Blob(apart, -0.15, 0.17, 0.11, shade(0.5), 0.9, 0.9),  # sockets
-            Blob(apart, -brow, 0.15, 0.03, hair, 0.5),  # brows
-            Blob(apart, -0.14, 0.085, 0.035, (225, 220, 215), 0.4),
-            Blob(apart, -0.14, 0.04, 0.042, (35, 25, 20), 0.3),  # iris
-            Blob(apart, -0.18, 0.1, 0.016, (50, 35, 30), 0.6),  # lid
-            Blob(0.26, 0.1, 0.15, 0.12, shade(1.14), 0.9, 0.9),  # cheeks
-            Blob(0.1, 0.1, 0.03, 0.1, shade(0.75), 1.0, 0.6),  # sides of the nose
-        ),
-        Blob(0, -0.06, 0.05, 0.26, shade(1.16), 0.8),  # bridge
-        *_mirrored(Blob(0.05, 0.155, 0.03, 0.018, (70, 40, 35), 0.6)),  # nostrils
-        *_mirrored(Blob(corners, 0.33 - 0.05 * smile, 0.05, 0.022, (120, 60, 55), 0.8)),
-        Blob(0, 0.315, corners, 0.035, lips, 0.4),  # upper lip
-        Blob(0, 0.345 + 1.6 * gap, corners * 0.85, 0.04, lips, 0.4),  # lower lip falls
-        Blob(0, 0.335 + 0.8 * gap, corners * 0.85, gap, (45, 15, 15), 0.3),
-        Blob(0, 0.44 + 1.7 * gap, 0.12, 0.02, shade(0.7), 1.0, 0.6),  # below the lip
-        Blob(0, 0.55 + gap, 0.14, 0.06, shade(1.08), 0.9, 0.7),  # chin
-    ]
-
-
-def _painted(canvas: npt.NDArray[np.float32], blobs: list[Blob], x: Any, y: Any) -> None:
-    """Lay blobs over a canvas (H, W, 4); x, y: (H, W), where its pixels are in the drawing."""
-    for blob in blobs:
-        radius = np.hypot((x - blob.x) / blob.across, (y - blob.y) / blob.down)
-        cover = blob.strength * np.clip((1 - radius) / blob.softness + 0.5, 0, 1)[..., None]
-        canvas += cover * (np.array([*blob.colour, 255], np.float32) - canvas)
+CODECS = {  # of the pictures and of the sound
+    ".mp4": ("libx264", "aac"),
+    ".mov": ("libx264", "aac"),
+    ".mkv": ("libx264", "aac"),
+    ".webm": ("libvpx", "libopus"),
+    ".avi": ("mpeg4", "pcm_s16le"),
+    ".wav": ("", "pcm_s16le"),
+    ".flac": ("", "flac"),
+    ".mp3": ("", "libmp3lame"),
+    ".m4a": ("", "aac"),
+    ".ogg": ("", "libopus"),
+}
+FASTEST = {  # what encoders call it; a set number of threads, and a set speed: the same bits on any machine
+    "libx264": {"preset": "ultrafast", "threads": "4"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "-12", "threads": "1"},
+    "mpeg4": {"threads": "1"},
+}
+MOUTHS = 6  # openings that are drawn
 
 
 @cache
-def face_patch(size: int, mouth: float, tilt: float, smile: float, seed: int) -> Image:
-    """Draw a face on transparent ground: (2 size, 2 size, 4) RGBA, its box in the middle."""
-    blobs = _face(mouth, smile, seed)
-    span = ((np.arange(2 * size, dtype=np.float32) + 0.5) / size - 1) * BOX
-    x, y = np.meshgrid(span, span)
-    turn = np.deg2rad(tilt)
-    canvas = np.full((2 * size, 2 * size, 4), [*blobs[0].colour, 0], np.float32)
-    _painted(canvas, blobs, x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn))
-    patch: Image = cv2.GaussianBlur(canvas, (0, 0), max(size / 120, 0.5)).astype(np.uint8)
-    patch.setflags(write=False)
-    return patch
-
-
-def paste(picture: Image, patch: Image, centre: tuple[float, float]) -> None:
-    """Lay an RGBA patch over an RGB picture, in place; what reaches beyond its edge is cut off."""
-    height, width = picture.shape[:2]
-    left, top = (round(c - n / 2) for c, n in zip(centre, patch.shape[1::-1], strict=True))
-    rows = slice(max(top, 0), max(min(top + len(patch), height), 0))
-    columns = slice(max(left, 0), max(min(left + patch.shape[1], width), 0))
-    part = patch[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    under = picture[rows, columns]
-    cover = part[..., 3:].astype(np.uint16)
-    under[:] = (part[..., :3] * cover + under * (255 - cover) + 127) // 255
-
-
-@cache
-def backdrop(width: int, height: int) -> Image:
-    """Return a plain wall, lighter above: (H, W, 3), with nothing in it that looks like a face."""
-    light = np.linspace(150, 105, height, dtype=np.float32)[:, None, None] * np.array([0.9, 1.0, 1.08])
-    wall: Image = np.broadcast_to(light, (height, width, 3)).astype(np.uint8)
-    wall.setflags(write=False)
-    return wall
-
-
-def draw_face(
-    width: int,
-    height: int,
-    *,
-    centre: tuple[float, float],
-    size: int,
-    mouth: float = 0.0,
-    tilt: float = 0.0,
-    smile: float = 0.0,
-    seed: int = 0,
-) -> Image:
-    """Draw a face before a wall: (H, W, 3) RGB. OpenCV's frontal cascade finds it.
-
-    Args:
-        width, height: of the picture
-        centre: x, y of the middle of the face's box
-        size: side of the box that OpenCV puts around the face
-        mouth: 0 (closed) to 1 (wide open)
-        tilt: degrees, clockwise
-        smile: 0 to 1
-        seed: whose face
-    """
+def slide(width: int, height: int) -> Image:
+    """Return a picture without a face, (H, W, 3): hills under a sky, and a few bars."""
     picture = backdrop(width, height).copy()
-    paste(picture, face_patch(size, mouth, tilt, smile, seed), centre)
+    x = np.linspace(0, 1, 65)
+    for top, swing, colour in ((0.55, 5, (90, 120, 90)), (0.7, 8, (70, 100, 60))):
+        hill = np.stack([x, top + 0.08 * np.sin(swing * x + top)], 1) * (width, height)
+        edge = np.concatenate([hill, [(width, height), (0, height)]]).astype(np.int32)
+        cv2.fillPoly(picture, [edge], colour)
+    for k in range(4):
+        left, top = round((0.1 + 0.1 * k) * width), round((0.1 + 0.08 * k) * height)
+        cv2.rectangle(picture, (left, top), (left + width // 14, height // 2), (200, 190, 120), -1)
     return picture
+
+
+def _picture(script: Script, at_s: float, clock_s: float, width: int, height: int) -> Image:
+    """Draw what is seen at a time of the script; heads sway with the clock of the film."""
+    people = script.people(at_s)
+    if not people:
+        return slide(width, height)
+    picture = backdrop(width, height).copy()
+    size = round(height * (0.5 if len(people) == 1 else 0.42))
+    for place, person in enumerate(people):
+        mouth = round(script.mouth(person, at_s) * (MOUTHS - 1)) / (MOUTHS - 1)
+        sway = np.sin(2 * np.pi * clock_s / np.array([4.0, 2.7, 5.0]) + person.seed)
+        centre = (width * ((place + 0.5) / len(people) + 0.03 * sway[0]), height * (0.5 + 0.03 * sway[1]))
+        paste(picture, face_patch(size, mouth, float(round(3 * sway[2])), 0.0, person.seed), centre)
+    return picture
+
+
+@cache
+def _grain(width: int, height: int, strength: float) -> Image:
+    """Return the noise of a camera, (16 more than H, 16 more than W, 3), around 128."""
+    noise = np.random.default_rng(0).normal(128, strength, (height + 16, width + 16, 1))
+    return np.repeat(noise.round().clip(0, 255).astype(np.uint8), 3, axis=2)
+
+
+def _grained(picture: Image, number: int, strength: float) -> Image:
+    """Lay noise over a picture, another part of it in each frame."""
+    height, width = picture.shape[:2]
+    down, right = number * 7 % 16, number * 5 % 16
+    noise = _grain(width, height, strength)[down : down + height, right : right + width]
+    grained: Image = cv2.addWeighted(picture, 1, noise, 1, -128)
+    return grained
+
+
+@dataclass(frozen=True)
+class _Reel:
+    """A file that is being written."""
+
+    container: Any
+    pictures: Any
+    sound: Any
+
+    def mux(self, stream: Any, frame: Any) -> None:
+        self.container.mux(stream.encode(frame))
+
+    def add_sound(self, samples: Samples, first: int) -> None:
+        levels = (samples.clip(-1, 1) * (2**15 - 1)).round().astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(levels[None], format="s16", layout="mono")
+        frame.rate, frame.pts, frame.time_base = self.sound.rate, first, Fraction(1, self.sound.rate)
+        self.mux(self.sound, frame)
+
+    def add_picture(self, picture: Image, number: int) -> None:
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = number, 1 / Fraction(self.pictures.codec_context.framerate)
+        self.mux(self.pictures, frame)
+
+
+def film(
+    path: Path,
+    script: Script,
+    *,
+    width: int = 320,
+    height: int = 240,
+    fps: int = 25,
+    sound: bool = True,
+    pictures: bool = True,
+    video_codec: str = "",
+    audio_codec: str = "",
+    sample_rate: int = 44_100,
+    keyframe_every: int = 50,
+    grain: float = 0.0,
+) -> None:
+    """Write a recording of a script; the same one gives the same file.
+
+    Args:
+        path: .mp4, .mov, .mkv, .webm, .avi; or .wav, .flac, .mp3, .m4a, .ogg, which have no pictures
+        script: what is said and seen
+        width, height: of the pictures, even numbers
+        fps: pictures per second
+        sound, pictures: whether the file has them
+        video_codec, audio_codec: of FFmpeg, if not the suffix's own
+        sample_rate: of the sound, in Hz; Opus has 48 kHz always
+        keyframe_every: pictures between two that can be read without the one before
+        grain: standard deviation of the noise of the pictures; a camera's bit rate needs about 3
+    """
+    usual = CODECS[path.suffix.lower()]
+    video_codec, audio_codec = video_codec or usual[0], audio_codec or usual[1]
+    rate = 48_000 if audio_codec == "libopus" else sample_rate
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        seen = heard = None
+        if pictures and video_codec:
+            seen = _video_stream(container, video_codec, width, height, fps, keyframe_every)
+        if sound:
+            heard = container.add_stream(audio_codec, rate=rate, layout="mono")
+        reel = _Reel(container, seen, heard)
+        seconds = [*np.arange(0, script.length_s, 1.0), script.length_s]
+        for start_s, end_s in pairwise(seconds):  # so that memory does not grow with the length
+            _shoot(reel, script.cut(start_s, end_s), start_s, (width, height), fps, grain)
+        for stream in container.streams:
+            reel.mux(stream, None)
+
+
+def _video_stream(container: Any, codec: str, width: int, height: int, fps: int, keyframe_every: int) -> Any:
+    options = {**FASTEST.get(codec, {}), "g": str(keyframe_every)}
+    stream = container.add_stream(codec, rate=fps, options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.bit_rate = 4 * width * height  # of the codecs that go by it; H.264 goes by quality
+    return stream
+
+
+def _shoot(reel: _Reel, part: Script, start_s: float, shape: tuple[int, int], fps: int, grain: float) -> None:
+    """Add a part of a script, which starts at a time of the film, to a file."""
+    if reel.sound:
+        rate = reel.sound.rate
+        reel.add_sound(part.sound(0, part.length_s, rate), round(start_s * rate))
+    if reel.pictures:
+        for number in range(round(start_s * fps), round((start_s + part.length_s) * fps)):
+            clock_s = number / fps
+            picture = _picture(part, clock_s - start_s, clock_s, *shape)
+            reel.add_picture(_grained(picture, number, grain) if grain else picture, number)
+
+
+def _clock(seconds: float, point: Literal[".", ","]) -> str:
+    ms = round(seconds * 1000)
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
+
+
+def write_srt(path: Path, script: Script) -> None:
+    """Write what is said as SubRip, with the speaker before the text."""
+    cues = [
+        f"{number}\n{_clock(x.start_s, ',')} --> {_clock(x.end_s, ',')}\n{x.person.name}: {x.text}\n"
+        for number, x in enumerate(script.lines, 1)
+    ]
+    path.write_text("\n".join(cues), encoding="utf-8")
+
+
+def write_vtt(path: Path, script: Script) -> None:
+    """Write what is said as WebVTT, with voice tags."""
+    cues = [
+        f"{_clock(line.start_s, '.')} --> {_clock(line.end_s, '.')}\n<v {line.person.name}>{line.text}\n"
+        for line in script.lines
+    ]
+    path.write_text("\n".join(["WEBVTT\n", *cues]), encoding="utf-8")
+
+
+def write_whisperx(path: Path, script: Script) -> None:
+    """Write what is said as WhisperX does: segments of words, with speakers."""
+    segments = []
+    for line in script.lines:
+        words = line.text.split()
+        edges = [round(edge, 3) for edge in np.linspace(line.start_s, line.end_s, len(words) + 1).tolist()]
+        name = line.person.name
+        timed = [
+            {"word": word, "start": start, "end": end, "score": 0.9, "speaker": name}
+            for word, (start, end) in zip(words, pairwise(edges), strict=True)
+        ]
+        segment = {
+            "start": edges[0],
+            "end": edges[-1],
+            "text": f" {line.text}",
+            "words": timed,
+            "speaker": name,
+        }
+        segments.append(segment)
+    every = [word for segment in segments for word in segment["words"]]
+    document = {"segments": segments, "word_segments": every, "language": "en"}
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_csv(path: Path, script: Script) -> None:
+    """Write what is said as a table: start and end in seconds, speaker, text, label."""
+    rows = [(round(x.start_s, 3), round(x.end_s, 3), x.person.name, x.text, x.label) for x in script.lines]
+    pd.DataFrame(rows, columns=["start", "end", "speaker", "text", "label"]).to_csv(path, index=False)
+
+
+def film_clips(folder: Path, script: Script, **how: Any) -> Path:
+    """Write a clip of each line, and return the table of them: three dialogues, one to each split.
+
+    Args:
+        folder: where the clips and `table.csv` go
+        script: what is said and seen
+        how: see `film`
+    """
+    rows = []
+    parts = np.array_split(np.arange(len(script.lines)), 3)
+    for split, numbers in zip(("train", "validation", "test"), parts, strict=True):
+        for index, number in enumerate(numbers):
+            line = script.lines[number]
+            name = f"{split}_{index}.mp4"
+            film(folder / name, script.cut(line.start_s, line.end_s), **how)
+            rows.append((name, split, index, line.person.name, line.text, line.label, split))
+    table = folder / "table.csv"
+    columns = ["media", "dialogue_id", "utterance_index", "speaker", "text", "label", "split"]
+    pd.DataFrame(rows, columns=columns).to_csv(table, index=False)
+    return table
+
+
+def shared(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], Any]) -> Path:
+    """Build a file or folder once for all test processes, and return its path. Do not write to it.
+
+    Args:
+        factory: the fixture `tmp_path_factory`
+        name: of the thing
+        build: makes it at a path; must make the same whoever calls it
+    """
+    mine = factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "shared"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        if not (folder / name).exists():
+            work = folder / f"{name}.unfinished"  # what a build that failed left is not taken for the thing
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            build(work / name)
+            (work / name).rename(folder / name)
+    return folder / name
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Make a recording to try things with.")
+    parser.add_argument("out", type=Path, help=f"the file: {', '.join(CODECS)}")
+    parser.add_argument("--minutes", type=float, default=RECORDING.length_s / 60)
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--height", type=int, default=720)
+    parser.add_argument("--fps", type=int, default=25)
+    parser.add_argument("--grain", type=float, default=2.0, help="noise of the pictures (standard deviation)")
+    given = parser.parse_args()
+    length_s = given.minutes * 60
+    script = RECORDING.repeated(math.ceil(length_s / RECORDING.length_s)).cut(0, length_s)
+    started = time.perf_counter()
+    film(
+        given.out, script, width=given.width, height=given.height, fps=given.fps,
+        sample_rate=48_000, grain=given.grain,
+    )  # fmt: skip
+    took_s = time.perf_counter() - started
+    write_srt(given.out.with_suffix(".srt"), script)
+    Console().print(
+        f"{given.out}: {length_s:.0f} s, {given.out.stat().st_size / 2**20:.1f} MiB, "
+        f"made in {took_s:.0f} s ({length_s / took_s:.1f} × real time); its transcript: .srt"
+    )
+
+
+if __name__ == "__main__":
+    _main()
