@@ -120,6 +120,7 @@ def test_junk_is_read_or_refused_but_never_crashes(tmp_path: Path, suffix: str, 
             "Dr. Green: a\nSPEAKER_00: b\nNurse #1: c",
             [("Dr. Green", "a"), ("SPEAKER_00", "b"), ("Nurse #1", "c")],
         ),
+        ("[SPEAKER_00]: a\n[SPEAKER_01]: b", [("SPEAKER_00", "a"), ("SPEAKER_01", "b")]),
         ("张伟：你好\nАнна: привет 😀", [("张伟", "你好"), ("Анна", "привет 😀")]),
         ("[00:01:02] Anna: Hi\n[00:01:04.5] Bob: Ho", [("Anna", "Hi"), ("Bob", "Ho")]),
         ("[12:30, 3/4/2024] Anna: Hi\nmore", [("Anna", "Hi more")]),
@@ -144,10 +145,13 @@ def test_any_other_suffix_is_plain_text(tmp_path: Path) -> None:
     assert turns(read(tmp_path, "chat", "Anna: Hi")[0]) == [("Anna", "Hi")]
 
 
-def test_subtitles_are_refused_rather_than_misread(tmp_path: Path) -> None:
-    text = complaint(tmp_path, "film.srt", "1\n00:00:01,000 --> 00:00:02,000\nHello\n")
+@pytest.mark.parametrize(
+    "line", ["00:00:01,000 --> 00:00:02,000", "{25}{50}Hi", "Dialogue: 0,0:00:01.00,0:00:02.00,,,0,0,0,,Hi"]
+)
+def test_subtitles_are_refused_rather_than_misread(tmp_path: Path, line: str) -> None:
+    text = complaint(tmp_path, "film.txt", f"1\n{line}\nHello\n")
     assert "line 2" in text
-    assert "CSV" in text
+    assert "name it .srt, .vtt or .ass" in text
 
 
 def test_csv_with_other_names_and_several_conversations(tmp_path: Path) -> None:
@@ -192,7 +196,8 @@ def test_csv_of_the_common_separators(tmp_path: Path) -> None:
         ),
         ("text,Text\na,b\n", ["'text' is there 2 times"]),
         ("text,start_ms\na,1\nb,soon\n", ["row 2", "start_ms", "number", "'soon'"]),
-        ("text,start\na,00:01\n", ["row 1", "start (in seconds)", "'00:01'"]),
+        ("text,start\na,00:61\n", ["row 1", "start (in seconds, or as 0:01:02.5)", "'00:61'"]),
+        ("text,start\na,-0:01\n", ["row 1", "start", "'-0:01'"]),
         ("text,start\na,-1\n", ["row 1", "start", "greater than or equal to 0"]),
         ("text,start\na,nan\n", ["row 1", "start", "finite"]),
         ("text,start,end\na,3,2\n", ["row 1", "ends at 2000 ms", "3000 ms"]),
@@ -205,6 +210,35 @@ def test_csv_of_the_common_separators(tmp_path: Path) -> None:
 def test_broken_tables(tmp_path: Path, content: str, parts: list[str]) -> None:
     text = complaint(tmp_path, "chat.csv", content)
     assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("clock", "expected"),
+    [
+        ("00:01:02,500", 62_500),
+        ("1:02.5", 62_500),
+        ("0:59.9996", 60_000),
+        ("75:00", 4_500_000),
+        ("100:00:00", 360_000_000),
+        ("62.5", 62_500),
+    ],
+)
+def test_times_may_be_clocks(tmp_path: Path, clock: str, expected: int) -> None:
+    rows = [{"text": "a", "StartTime": clock, "EndTime": clock}]
+    for name, content in [
+        ("a.csv", f'text,start,end\na,"{clock}","{clock}"\n'),
+        ("a.jsonl", json.dumps(rows[0])),
+        ("a.json", json.dumps(rows)),
+    ]:
+        (utterance,) = read(tmp_path, name, content)[0]
+        assert (utterance.start_ms, utterance.end_ms) == (expected, expected)
+
+
+def test_the_table_that_whisper_writes_has_milliseconds(tmp_path: Path) -> None:
+    (utterance,) = read(tmp_path, "a.tsv", "start\tend\ttext\n500\t2000\tHi\n")[0]
+    assert (utterance.start_ms, utterance.end_ms) == (500, 2000)
+    (utterance,) = read(tmp_path, "a.tsv", "start\tend\tspeaker\ttext\n5\t20\tAnna\tHi\n")[0]
+    assert (utterance.start_ms, utterance.end_ms) == (5000, 20000)
 
 
 def test_json_forms(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ nothing tells which. It does begin a new utterance.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mmerc.errors import ConversationError
@@ -31,7 +31,9 @@ _TIME = re.compile(
     """,
     re.VERBOSE,
 )
-_CUE = re.compile(r"\d\d[.,]\d{3}\s+-->\s")
+_CUE = re.compile(  # SubRip and WebVTT, SubStation, MicroDVD
+    r"\d\d[.,]\d{3}\s+-->\s | ^Dialogue:[^,]*,\d+:\d\d:\d\d[.,]\d+, | ^\{\d+\}\{\d+\}", re.VERBOSE
+)
 _DIRECTION_MARKS = "\u200e\u200f\u202a\u202c"  # chat exports begin lines with them; they would hide the time
 
 
@@ -60,23 +62,43 @@ def read_lines(text: str, where: str) -> Iterator[Speech]:
     lines = [_line(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if cue := next((line for line in lines if _CUE.search(line.content)), None):
         raise ConversationError(
-            f"{where}: line {cue.number}: a subtitle file is not plain text; convert it to CSV with the "
-            "columns speaker, text, start and end"
+            f"{where}: line {cue.number}: a subtitle file is not plain text: name it .srt, .vtt or .ass "
+            "after its kind, and convert another kind to .srt"
         )
-    turns = Counter(line.speaker for line in lines if line.speaker)
-    if lines and (lines[0].speaker or max(turns.values(), default=0) > 1):
+    if names_speakers([line.speaker for line in lines]):
         yield from _joined(lines)
     else:
         yield from (Speech(line.number, "", line.content) for line in lines)
+
+
+def split_speaker(line: str) -> tuple[str, str]:
+    """Return what looks like the speaker at the front of a line, "" where nothing does, and the rest.
+
+    The brackets that WhisperX sets around a speaker, as in `[SPEAKER_00]: text`, are taken off.
+    """
+    line = line.strip().lstrip(_DIRECTION_MARKS)
+    if (found := _SPEAKER.match(line)) is None:
+        return "", line
+    name = found["speaker"].strip()
+    inner = name[1:-1].strip() if name.startswith("[") and name.endswith("]") else ""
+    return inner or name, found["text"].strip()
+
+
+def names_speakers(found: Sequence[str]) -> bool:
+    """Say whether what looks like a speaker in a text is one: when the first line has it, or one comes twice.
+
+    Args:
+        found: the speaker of each line, "" where it has none
+    """
+    turns = Counter(filter(None, found))
+    return bool(found) and (found[0] != "" or max(turns.values(), default=0) > 1)
 
 
 def _line(number: int, line: str) -> _Line:
     line = line.strip().lstrip(_DIRECTION_MARKS)
     time = _TIME.match(line)
     content = line[time.end() :] if time else line
-    found = _SPEAKER.match(content)
-    speaker, text = (found["speaker"].strip(), found["text"].strip()) if found else ("", content)
-    return _Line(number, time is not None, content, speaker, text)
+    return _Line(number, time is not None, content, *split_speaker(content))
 
 
 def _joined(lines: list[_Line]) -> Iterator[Speech]:
