@@ -2,8 +2,8 @@
 
 The method of Boersma, P. (1993), "Accurate short-term analysis of the fundamental frequency and the
 harmonics-to-noise ratio of a sampled sound", IFA Proceedings 17, 97-110; the numbers beside the lines are its
-equations. The window of 50 ms holds few periods of a voice below 100 Hz: there, ratios beyond 20 dB are off by
-several dB.
+equations. The window of 50 ms holds few periods of a voice below 100 Hz: there, ratios beyond 20 dB are off
+by a few dB.
 """
 
 from typing import Final, NamedTuple
