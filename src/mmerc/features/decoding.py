@@ -214,12 +214,13 @@ class _Film:
         rate = stream.average_rate
         self._last = round((1 / rate if rate else Fraction(LAST_PICTURE_S)) / self._unit)
         self._can_seek = any(name in container.format.name for name in _SEEKABLE)
+        self._at_start = True
 
     def shown(self, times_ms: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yield each time with the frame that is on the screen then."""
         from_start, *sought = self._stretches(times_ms)
         if from_start:
-            yield from self._walk(from_start, self._from_start(self._container, self._stream))
+            yield from self._walk(from_start, self._from_start())
         for stretch in sought:
             yield from self._walk(stretch, self._from_before(self._stamp(stretch[0])))
 
@@ -234,6 +235,8 @@ class _Film:
         """
         stretches: list[list[int]] = [[]]
         before = self._stamp(0)
+        if self._can_seek and times_ms and self._stamp(times_ms[-1]) - before > self._gap:
+            self._seek(before)  # Matroska reads its index on the first seek
         for time in times_ms:
             stamp = self._stamp(time)
             if self._can_seek and stamp - before > self._gap and self._keyframe(stamp) > before:
@@ -265,8 +268,17 @@ class _Film:
         end = held.pts + self._last
         yield from ((time, held) for time, stamp in wanted if stamp < end)
 
-    def _from_start(self, container: InputContainer, stream: Stream) -> Iterator[Any]:
-        """Yield the frames of a file that has just been opened."""
+    def _from_start(self) -> Iterator[Any]:
+        if self._at_start:
+            yield from self._timed(self._container, self._stream)
+            return
+        with open_media(self._path) as container:
+            stream = find_stream(container, "video")
+            if stream is not None:
+                yield from self._timed(container, stream)
+
+    def _timed(self, container: InputContainer, stream: Stream) -> Iterator[Any]:
+        """Yield the frames that follow; one without a time stamp is put behind the one before it."""
         following = self._stamp(0)
         for frame in decode(stream, read_packets(container, stream, self._damage), self._damage):
             if frame.pts is None:
@@ -283,19 +295,14 @@ class _Film:
                 yield first
                 yield from frames
                 return
-        with open_media(self._path) as container:
-            stream = find_stream(container, "video")
-            if stream is not None:
-                yield from self._from_start(container, stream)
+        yield from self._from_start()
 
     def _from_keyframe(self, stamp: int) -> Iterator[Any]:
         """Seek the last keyframe up to a time stamp; yield it and what is shown after it.
 
         Frames that are decoded after a keyframe but shown before it may need what lies before it.
         """
-        try:
-            self._container.seek(stamp, stream=self._stream)
-        except av.FFmpegError:
+        if not self._seek(stamp):
             return
         packets = read_packets(self._container, self._stream, self._damage)
         first = next(packets)
@@ -304,6 +311,14 @@ class _Film:
         for frame in decode(self._stream, chain([first], packets), self._damage):
             if frame.pts is not None and frame.pts >= first.pts:
                 yield frame
+
+    def _seek(self, stamp: int) -> bool:
+        self._at_start = False
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except av.FFmpegError:
+            return False
+        return True
 
 
 def _image(frame: VideoFrame, reformatter: VideoReformatter, colour: bool, crop: Crop) -> Image:
