@@ -57,11 +57,23 @@ class Emotion:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many utterances had a modality, and why others lack it where that is known: `no face (3)`."""
+
+    present: int
+    absent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """A conversation with one `Emotion` per utterance, in order."""
+    """A conversation with one `Emotion` per utterance, in order.
+
+    `modalities` says of everything that the model reads in how many utterances it was there.
+    """
 
     conversation: Conversation
     emotions: tuple[Emotion, ...]
+    modalities: Mapping[str, Coverage] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.emotions)
@@ -77,7 +89,8 @@ class Prediction:
             given = {k: v for k, v in spoken.items() if v is not None and k != "label"}
             gold = {} if utterance.label is None else {"gold": utterance.label}
             rows.append({"index": index, **given, **gold, **asdict(emotion)})
-        return {"conversation": self.conversation.id, "utterances": rows}
+        used = {name: asdict(coverage) for name, coverage in self.modalities.items()}
+        return {"conversation": self.conversation.id, "modalities": used, "utterances": rows}
 
     def to_json(self) -> str:
         """Return `to_dict()` as indented JSON."""

@@ -8,11 +8,23 @@ import numpy as np
 
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
-from mmerc.conversation import Conversation, Emotion, Prediction
+from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
 from mmerc.errors import ConversationError
+from mmerc.extraction.cache import Cache
+from mmerc.extraction.engines import in_processes
+from mmerc.extraction.extract import reasons, with_features
+from mmerc.extraction.measuring import Meter
+from mmerc.features.extractors import NO_FILES, Files, again
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.features.text import TextEncoder
 from mmerc.optimization import choose_device
+from mmerc.transcripts import read_transcript
+
+# Kinds of recipes that no extractor follows, and why a recording lacks their features.
+NOT_FROM_MEDIA = {
+    "imported": "the model was trained on imported features: how they were made is not known",
+    "scripted": "the model was trained on generated features",
+}
 
 
 def load(path: str | Path, device: str = "auto") -> "Recognizer":
@@ -22,6 +34,21 @@ def load(path: str | Path, device: str = "auto") -> "Recognizer":
         CheckpointError: it is missing, incomplete, damaged, or of another format version.
     """
     return Recognizer(load_checkpoint(path), device)
+
+
+def read_conversation(path: str | Path) -> Conversation:
+    """Read a transcript of one conversation.
+
+    Raises:
+        ConversationError: as `read_transcript`, or it holds several.
+    """
+    found = read_transcript(path)
+    if len(found) > 1:
+        raise ConversationError(
+            f"{path} holds {len(found)} conversations, expected one: predict_many takes all that "
+            "read_transcript finds"
+        )
+    return found[0]
 
 
 class Recognizer:
@@ -42,16 +69,67 @@ class Recognizer:
         """The modalities it reads, sorted. An utterance may lack some, a conversation not all."""
         return tuple(sorted(self.checkpoint.info.modalities))
 
-    def predict(self, conversation: Conversation) -> Prediction:
+    def predict(
+        self, conversation: Conversation | str | Path, *, transcript: str | Path | None = None, jobs: int = 1
+    ) -> Prediction:
         """Return the emotion of every utterance of one conversation.
 
-        Text vectors that the utterances do not bring along are computed from their texts.
+        Text vectors that the utterances do not bring along are computed from their texts; with a transcript,
+        sound and pictures are measured in the recording (`predict_recording`).
+
+        Args:
+            conversation: the conversation, the path of its transcript, or that of its recording
+            transcript: who says what when in the recording, see `read_transcript`
+            jobs: how many processes measure a recording
 
         Raises:
-            ConversationError: no utterances, or none of the model's modalities in any of them.
-            FeatureError: a feature vector of the wrong width, or not finite.
+            ConversationError: no utterances, none of the model's modalities in any of them, a transcript of
+                several conversations or, with a recording, without times.
+            FeatureError: a feature vector of the wrong width or not finite, or a recipe that cannot be
+                followed.
+            MediaError: the recording cannot be read.
         """
-        return self.predict_many([conversation])[0]
+        if isinstance(conversation, Conversation):
+            return self.predict_many([conversation])[0]
+        if transcript is None:
+            return self.predict_many([read_conversation(conversation)])[0]
+        with Cache(None) as cache:
+            meter = Meter(in_processes(jobs), cache)
+            return self.predict_recording(read_conversation(transcript), Path(conversation), meter)
+
+    def predict_recording(
+        self,
+        conversation: Conversation,
+        recording: Path,
+        meter: Meter,
+        files: Files = NO_FILES,
+    ) -> Prediction:
+        """Return the emotion of every utterance of a recording, measured by the checkpoint's own recipes.
+
+        What the recording has not, or what cannot be measured in it, is missing; `modalities` of the result
+        says what was there, and why the rest was not.
+
+        Args:
+            conversation: who says what when in the recording
+            recording: an audio or video file
+            meter: who measures it
+            files: files of the recipes that are not where the recipes say
+
+        Raises:
+            ConversationError, FeatureError, MediaError: as `predict`.
+        """
+        chosen, left_out = {}, {}
+        for name, modality in self.checkpoint.info.modalities.items():
+            kind = str(modality.recipe.get("kind"))
+            if kind in NOT_FROM_MEDIA:
+                left_out[name] = NOT_FROM_MEDIA[kind]
+            elif kind != "text-encoder":
+                chosen[name] = again(modality.recipe, files)
+        ready, measured = with_features(conversation, recording, chosen, meter)
+        prediction = self.predict_many([ready])[0]
+        why = left_out | {name: reasons(found) for name, found in measured.items()}
+        modalities = {m: replace(c, absent=why.get(m, "")) for m, c in prediction.modalities.items()}
+        return replace(prediction, modalities=modalities)
 
     def predict_many(self, conversations: Sequence[Conversation]) -> list[Prediction]:
         """Return the predictions of several conversations, computed together; see `predict`."""
@@ -87,11 +165,12 @@ class Recognizer:
                     context_weight=None if found.context_weight is None else float(found.context_weight[row]),
                 )
             )
-        bounds = examples.offsets
-        return [
-            Prediction(conversation, tuple(emotions[bounds[i] : bounds[i + 1]]))
-            for i, conversation in enumerate(conversations)
-        ]
+        predictions = []
+        for i, conversation in enumerate(conversations):
+            rows = slice(int(examples.offsets[i]), int(examples.offsets[i + 1]))
+            there = {m: Coverage(int(present[rows, k].sum())) for k, m in enumerate(self.modalities)}
+            predictions.append(Prediction(conversation, tuple(emotions[rows]), there))
+        return predictions
 
     def _with_text_vectors(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
         """Add the text vectors that are missing, by the recipe of the checkpoint."""

@@ -97,3 +97,6 @@ class VisualExtractor(Protocol):
 
     def describe(self, looks: Sequence[Look], loudness: Loudness | None) -> Measured:
         """Measure one utterance from its pictures in order; `loudness` is None without sound."""
+
+
+Extractor = AudioExtractor | VisualExtractor
