@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,16 @@ def buzz(hertz: Any, seconds: float = 1.0) -> np.ndarray:
     harmonics = range(1, int(7900 / hertz.max()) + 1)
     tone = sum(np.cos(h * phase + h * h) / h for h in harmonics)
     return 0.5 * tone / np.abs(tone).max()
+
+
+def clicks(hertz: float) -> np.ndarray:
+    """Return a tone whose harmonics are all equally strong."""
+    phase = 2 * np.pi * hertz * seconds(1)
+    return sum(np.cos(h * phase) for h in range(1, int(7900 / hertz) + 1)) * hertz / 7900
+
+
+def soft_pulses(hertz: float) -> np.ndarray:
+    return pulses(np.arange(0.005, 1, 1 / hertz), length=1)
 
 
 def seconds(length: float) -> np.ndarray:
@@ -121,12 +132,14 @@ def test_functionals_describe_what_is_defined() -> None:
 
 
 @pytest.mark.parametrize("hertz", [60, 75, 99.5, 150, 201.7, 300, 333.3, 400, 450])
-@pytest.mark.parametrize("shape", ["buzz", "pulses"])
-def test_pitch_is_within_1_percent(hertz: float, shape: str) -> None:
-    sound = buzz(hertz) if shape == "buzz" else pulses(np.arange(0.005, 1, 1 / hertz), length=1)
-    found = pitch.track_pitch(sound - sound.mean()).hertz
+@pytest.mark.parametrize("make", [buzz, clicks, soft_pulses])
+def test_pitch_is_within_1_percent(hertz: float, make: Callable[[float], np.ndarray]) -> None:
+    sound = make(hertz)
+    found, periodicity = pitch.track_pitch(sound - sound.mean())
     assert np.mean(found > 0) > 0.95
     np.testing.assert_allclose(found[found > 0], hertz, rtol=0.01)
+    assert periodicity.min() >= 0
+    assert periodicity.max() <= 1
 
 
 def test_vibrato_and_glide_are_followed() -> None:
@@ -197,6 +210,23 @@ def test_spoken_voices_are_ordered_by_pitch_and_rate() -> None:
         assert 0.5 < voice["voiced_share"] < 0.95
 
 
+def test_a_pause_is_25_db_below_the_loud_frames() -> None:
+    for drop, share in ((22, 0), (28, 0.5)):
+        quieter = 10 ** (-drop / 20) * buzz(140, 1)
+        assert measure(np.concatenate([buzz(140, 1), quieter]))["pause_share"] == pytest.approx(
+            share, abs=0.03
+        )
+
+
+def test_flux_is_not_taken_across_pauses() -> None:
+    sound = np.concatenate([mixed(), mixed()])
+    spectrum = describe_spectrum(sound - sound.mean())
+    level = spectrum.sounding[:, 0]
+    loud = level > np.percentile(level, 99) - 25
+    flux = [spectrum.flux[i, 0] for i in range(1, len(loud)) if loud[i] and loud[i - 1]]
+    assert measure(sound)["flux_mean"] == pytest.approx(np.mean(flux), rel=1e-5)
+
+
 def test_noise_is_not_voiced() -> None:
     found = measure(0.1 * np.random.default_rng(3).standard_normal(160000))
     assert found["voiced_share"] < 0.005
@@ -248,6 +278,7 @@ def test_silence_is_not_measured() -> None:
     assert PROSODY((1e-3 * buzz(120)).astype(np.float32)) == (None, "silence")
     # What sounds comes after the last whole frame.
     assert PROSODY(np.append(np.zeros(800), [1, -1]).astype(np.float32)) == (None, "silence")
+    assert PROSODY(np.append(5e-4 * buzz(120, 0.05), [1, -1]).astype(np.float32)) == (None, "silence")
 
 
 def test_what_is_not_a_number_is_an_error() -> None:
