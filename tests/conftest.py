@@ -1,9 +1,37 @@
-"""Makes `tests/helpers.py` importable; settings of hypothesis that hold for all tests."""
+"""Makes `tests/helpers.py` importable; settings of hypothesis and recordings that hold for all tests."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # At a desk every run tries new examples; in CI the same ones, so that a change is judged by what it changes.
 settings.register_profile("mmerc", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mmerc")
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the film of `screenplay.RECORDING`."""
+    from studio import RECORDING, film, shared
+
+    return shared(tmp_path_factory, "recording.mp4", lambda path: film(path, RECORDING))
+
+
+@pytest.fixture(scope="session")
+def meld_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small MELD.Raw."""
+    from miniatures import meld_tree
+    from studio import shared
+
+    return shared(tmp_path_factory, "MELD.Raw", meld_tree)
+
+
+@pytest.fixture(scope="session")
+def iemocap_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small IEMOCAP_full_release."""
+    from miniatures import iemocap_tree
+    from studio import shared
+
+    return shared(tmp_path_factory, "IEMOCAP_full_release", iemocap_tree)

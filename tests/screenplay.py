@@ -48,7 +48,7 @@ class Line:
             return 0.0
         middle = round((at_s - self.start_s) * SAMPLE_RATE)
         part = self.person.say(self.text)[max(middle - 640, 0) : middle + 640]
-        return float(min(np.sqrt(np.mean(part**2)) / 0.25, 1.0))
+        return float(min(np.sqrt(np.mean(part**2)) / 0.18, 1.0))
 
 
 @dataclass(frozen=True)

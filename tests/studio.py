@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
@@ -296,6 +296,7 @@ def _main() -> None:
     given = parser.parse_args()
     length_s = given.minutes * 60
     script = RECORDING.repeated(math.ceil(length_s / RECORDING.length_s)).cut(0, length_s)
+    script = replace(script, lines=tuple(line for line in script.lines if line.end_s <= length_s))
     started = time.perf_counter()
     film(
         given.out, script, width=given.width, height=given.height, fps=given.fps,
@@ -303,7 +304,7 @@ def _main() -> None:
     )  # fmt: skip
     took_s = time.perf_counter() - started
     write_srt(given.out.with_suffix(".srt"), script)
-    Console().print(
+    Console(soft_wrap=True).print(
         f"{given.out}: {length_s:.0f} s, {given.out.stat().st_size / 2**20:.1f} MiB, "
         f"made in {took_s:.0f} s ({length_s / took_s:.1f} × real time); its transcript: .srt"
     )
