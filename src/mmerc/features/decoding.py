@@ -88,7 +88,7 @@ def read_sound(
         stream = find_stream(container, "audio")
         if not isinstance(stream, AudioStream):
             raise MediaError(f"{path} has no sound")
-        yield from ((clip.index, clip.samples()) for clip in clips if clip.end <= clip.start)
+        yield from ((clip.index, clip.release()) for clip in clips if clip.end <= clip.start)
         asked = [clip for clip in clips if clip.end > clip.start]
         if asked:
             yield from _cut(asked, resample(path, container, stream, damage or Damage()), path)
@@ -142,9 +142,9 @@ def read_pictures(
         if not isinstance(stream, VideoStream):
             raise MediaError(f"{path} has no pictures")
         film = _Film(path, container, stream, damage or Damage())
-        reformatter = VideoReformatter()
+        screen = _Screen(colour, crop)
         for time, frame in film.shown(times_ms):
-            yield time, _image(frame, reformatter, colour, crop)
+            yield time, screen(frame)
 
 
 # Sound
@@ -173,8 +173,10 @@ class _Clip:
         self._pieces.append(piece)
         self._filled += len(piece)
 
-    def samples(self) -> Samples:
-        return np.concatenate([np.zeros(0, np.float32), *self._pieces])
+    def release(self) -> Samples:
+        """Hand the samples over, and keep none."""
+        pieces, self._pieces = self._pieces, []
+        return np.concatenate([np.zeros(0, np.float32), *pieces])
 
 
 def _cut(
@@ -190,7 +192,7 @@ def _cut(
             filling.append(waiting.popleft())
         for clip in filling:
             clip.add(position, chunk)
-        yield from ((clip.index, clip.samples()) for clip in filling if clip.end <= passed)
+        yield from ((clip.index, clip.release()) for clip in filling if clip.end <= passed)
         filling = [clip for clip in filling if clip.end > passed]
         if not waiting and not filling:
             return
@@ -198,7 +200,7 @@ def _cut(
         raise MediaError(
             f"none of the sound of {path} can be decoded: is it complete, does a player play it?"
         )
-    yield from ((clip.index, clip.samples()) for clip in chain(filling, waiting))
+    yield from ((clip.index, clip.release()) for clip in chain(filling, waiting))
 
 
 # Pictures
@@ -321,38 +323,50 @@ class _Film:
         return True
 
 
-def _image(frame: VideoFrame, reformatter: VideoReformatter, colour: bool, crop: Crop) -> Image:
-    """Return a frame as it is shown, or one half of it."""
-    if colour:
-        image = _pixels(reformatter.reformat(frame, format="rgb24", threads=1), 3)
-    elif frame.format.name in _EIGHT_BIT_LUMA:
-        image = _pixels(frame)
-        if frame.color_range != _FULL_RANGE and not frame.format.name.startswith(("gray", "yuvj")):
-            image = _STRETCH[image]
-    else:
-        image = _pixels(reformatter.reformat(frame, format="gray", dst_color_range="JPEG", threads=1))
-    image = _upright(image, frame)
-    half = image.shape[1] // 2
-    if crop:
-        image = image[:, :half] if crop == "left" else image[:, -half:]
-    # The memory of a frame is used again for another one.
-    return image.copy()
+class _Screen:
+    """Turns frames into pictures as they are shown, or into one half of them."""
+
+    def __init__(self, colour: bool, crop: Crop) -> None:
+        self._colour, self._crop = colour, crop
+        self._reformatter = VideoReformatter()
+        self._matrices: dict[int, list[int]] = {}  # by rotation in degrees
+
+    def __call__(self, frame: VideoFrame) -> Image:
+        image = self._upright(self._pixels(frame), frame)
+        half = image.shape[1] // 2
+        if self._crop:
+            image = image[:, :half] if self._crop == "left" else image[:, -half:]
+        return image.copy()  # the memory of a frame is used again for another one
+
+    def _pixels(self, frame: VideoFrame) -> Image:
+        name = frame.format.name
+        if self._colour:
+            return _first_plane(self._reformatter.reformat(frame, format="rgb24", threads=1), 3)
+        if name not in _EIGHT_BIT_LUMA:
+            full = self._reformatter.reformat(frame, format="gray", dst_color_range="JPEG", threads=1)
+            return _first_plane(full)
+        luma = _first_plane(frame)
+        full_range = frame.color_range == _FULL_RANGE or name.startswith(("gray", "yuvj"))
+        return luma if full_range else _STRETCH[luma]
+
+    def _upright(self, image: Image, frame: VideoFrame) -> Image:
+        """Turn and mirror a picture as its display matrix says, as far as that is by right angles."""
+        rotation = frame.rotation
+        if not rotation:
+            return image
+        if rotation not in self._matrices:
+            # Asking a frame for its side data makes a cycle of references, which keeps the frame in memory.
+            side_data: Any = frame.side_data
+            self._matrices[rotation] = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32).tolist()
+        a, b, _, c, d, *_ = self._matrices[rotation]
+        if abs(b) > abs(a):
+            image, a, d = image.swapaxes(0, 1), c, b
+        return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _pixels(frame: VideoFrame, channels: int = 1) -> Image:
-    """Return the first plane, (H, W) or (H, W, channels), without its padding."""
+def _first_plane(frame: VideoFrame, channels: int = 1) -> Image:
+    """Return the first plane, (H, W) or (H, W, channels), without padding."""
     plane: Any = frame.planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height]
     image: Image = rows[:, : frame.width * channels]
     return image if channels == 1 else image.reshape(frame.height, frame.width, channels)
-
-
-def _upright(image: Image, frame: VideoFrame) -> Image:
-    """Turn and mirror a picture as its display matrix says, as far as that is by right angles."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

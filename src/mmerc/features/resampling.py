@@ -22,39 +22,42 @@ JITTER_S: Final = 0.05  # time stamps that are off by less are rounding, not a g
 
 
 class _Run:
-    """A stretch of sound without gaps, which is resampled as one."""
+    """A stretch of sound of one form without gaps, which is resampled as one."""
 
     def __init__(self, start_s: float, rate: int, floor: int) -> None:
         self.rate = rate
         self.position = max(floor, round(start_s * SAMPLE_RATE))  # in the file, of what comes out next
         self._start_s = start_s
         self._heard = 0  # samples that came in
-        self._block: list[Samples] = []
+        self._block: list[npt.NDArray[Any]] = []
+        self._waiting = 0  # samples of the block
         self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
 
     @property
     def end_s(self) -> float:
         return self._start_s + self._heard / self.rate
 
-    def feed(self, mono: Samples) -> Iterator[tuple[int, Samples]]:
-        """Take samples at `rate`; about once a second, yield what is ready with its place in the file."""
-        self._heard += len(mono)
-        self._block.append(mono)
-        if sum(map(len, self._block)) >= self.rate:
+    def feed(self, channels: npt.NDArray[Any]) -> Iterator[tuple[int, Samples]]:
+        """Take (C, S) samples at `rate`; about once a second, yield what is ready and where it lies."""
+        if self._block and (self._block[0].dtype, len(self._block[0])) != (channels.dtype, len(channels)):
+            yield from self._resampled()
+        self._heard += channels.shape[1]
+        self._waiting += channels.shape[1]
+        self._block.append(channels)
+        if self._waiting >= self.rate:
             yield from self._resampled()
 
     def finish(self) -> Iterator[tuple[int, Samples]]:
-        if self._block:
-            yield from self._resampled()
+        yield from self._resampled()
         yield from self._placed(self._resampler.resample(None))
 
     def _resampled(self) -> Iterator[tuple[int, Samples]]:
-        block = np.concatenate(self._block)
-        self._block = []
-        if len(block):
-            frame = AudioFrame.from_ndarray(block[None], format="flt", layout="mono")
+        if self._waiting:
+            mono = _mono(np.concatenate(self._block, axis=1))
+            frame = AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
             frame.sample_rate = self.rate
             yield from self._placed(self._resampler.resample(frame))
+        self._block, self._waiting = [], 0
 
     def _placed(self, frames: Iterable[AudioFrame]) -> Iterator[tuple[int, Samples]]:
         for frame in frames:
@@ -66,11 +69,17 @@ class _Run:
 def resample(
     path: Path, container: InputContainer, stream: Stream, damage: Damage
 ) -> Iterator[tuple[int, Samples]]:
-    """Yield the sound of a file in chunks, in order: where each starts, in samples, and its samples."""
+    """Yield the sound of a file in chunks, in order: where each starts, in samples, and its samples.
+
+    Between chunks there may be gaps, which are silent. What overlaps with earlier sound is dropped.
+
+    Raises:
+        MediaError: the sample rate is absurd.
+    """
     origin, unit = float(clock_origin(container)), float(time_unit(stream))
     run, bad_before = None, 0
     for frame in decode(stream, read_packets(container, stream, damage), damage):
-        rate, mono = frame.sample_rate, _mono(frame)
+        rate, channels = frame.sample_rate, _channels(frame)
         if rate not in RATES:
             raise MediaError(f"the sound of {path} has {rate} samples a second: that is not a sound")
         end_s = run.end_s if run else 0.0
@@ -79,27 +88,30 @@ def resample(
         jitter = JITTER_S if run and damage.packets == bad_before else 1 / rate
         bad_before = damage.packets
         if start_s < end_s - jitter:
-            mono = mono[round((end_s - start_s) * rate) :]
+            channels = channels[:, round((end_s - start_s) * rate) :]
             start_s = end_s
         if run is None or run.rate != rate or start_s > end_s + jitter:
             if run:
                 yield from run.finish()
             run = _Run(start_s, rate, run.position if run else 0)
-        yield from run.feed(mono)
+        yield from run.feed(channels)
     if run:
         yield from run.finish()
 
 
-def _mono(frame: AudioFrame) -> Samples:
-    """Return the mean of the channels, (S,) in [-1, 1]."""
+def _channels(frame: AudioFrame) -> npt.NDArray[Any]:
+    """Return the samples of a frame, (C, S)."""
     array: npt.NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        array = array.reshape(-1, frame.layout.nb_channels).T
+    return array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
+
+
+def _mono(channels: npt.NDArray[Any]) -> Samples:
+    """Return the mean of the channels, (S,) in [-1, 1]."""
     sound: npt.NDArray[Any]
-    if array.dtype.kind == "f":
-        sound = np.clip(np.nan_to_num(array.astype(np.float32)), -1, 1)
-    elif array.dtype.kind == "u":
-        sound = (array.astype(np.float32) - 128) / 128
+    if channels.dtype.kind == "f":
+        sound = np.clip(np.nan_to_num(channels), -1, 1).astype(np.float32, copy=False)
+    elif channels.dtype.kind == "u":
+        sound = (channels.astype(np.float32) - 128) / 128
     else:
-        sound = array.astype(np.float32) / -float(np.iinfo(array.dtype).min)
+        sound = channels.astype(np.float32) / -float(np.iinfo(channels.dtype).min)
     return np.asarray(sound.mean(axis=0), np.float32)
