@@ -6,32 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transcript_files import complaint, one_folder, read, turns
 
 from mmerc.conversation import Conversation
 from mmerc.errors import ConversationError
 from mmerc.transcripts import read_transcript
-
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-
-
-def read(folder: Path, name: str, content: str | bytes) -> list[Conversation]:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_transcript(path)
-
-
-def turns(conversation: Conversation) -> list[tuple[str, str]]:
-    return [(u.speaker, u.text) for u in conversation]
-
-
-def complaint(folder: Path, name: str, content: str | bytes) -> str:
-    with pytest.raises(ConversationError) as caught:
-        read(folder, name, content)
-    assert name in str(caught.value)
-    return str(caught.value)
-
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).map(str.strip)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

@@ -4,6 +4,7 @@ A segment is an utterance. Where its words have several speakers (WhisperX), it 
 whisper.cpp calls the list "transcription" and keeps times in milliseconds, under "offsets".
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -109,7 +110,7 @@ def _texts(text: str, words: Sequence[str]) -> list[str]:
     places, end = [], 0
     for word in words:
         at = text.find(word, end)
-        if at < 0 or text[end:at].strip():
+        if at < 0 or re.search(r"\w", text[end:at]):
             return [f"{word} " for word in words]
         places.append(at)
         end = at + len(word)
