@@ -67,7 +67,9 @@ def read_sources(
         raise CorpusError(f"{path} has {len(table)} rows, the corpus {len(corpus)} utterances")
     folder = root or Path(str(corpus.manifest.provenance.get("media_root", "")))
     if not folder.is_dir():
-        raise CorpusError(f"the media folder {str(folder)!r} does not exist: say where it is with --media")
+        raise CorpusError(
+            f"the media folder {str(folder)!r} does not exist: say where it is with --media-root"
+        )
     crops = table["visual_crop"].fillna("") if modality == "visual" else pd.Series("", index=table.index)
     return [
         None

@@ -9,6 +9,7 @@ import numpy as np
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
+from mmerc.corpora.recording import PICTURES, SOUND
 from mmerc.errors import ConversationError
 from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_processes
@@ -42,6 +43,7 @@ def read_conversation(path: str | Path) -> Conversation:
     Raises:
         ConversationError: as `read_transcript`, or it holds several.
     """
+    refuse_recording(Path(path))
     found = read_transcript(path)
     if len(found) > 1:
         raise ConversationError(
@@ -49,6 +51,19 @@ def read_conversation(path: str | Path) -> Conversation:
             "read_transcript finds"
         )
     return found[0]
+
+
+def refuse_recording(path: Path) -> None:
+    """Refuse a recording where a transcript is expected.
+
+    Raises:
+        ConversationError: the name is that of an audio or video file.
+    """
+    if path.suffix.lower() in SOUND | PICTURES:
+        raise ConversationError(
+            f"{path} is a recording: hand in its transcript, too (--transcript FILE, or `transcript=`), such "
+            "as SRT, WebVTT or WhisperX JSON, which says who says what when"
+        )
 
 
 class Recognizer:

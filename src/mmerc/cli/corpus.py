@@ -32,7 +32,7 @@ def import_meld(
     """Import the transcripts of MELD as its authors publish them."""
     from mmerc.corpora import meld
 
-    _require_free(out, force, source)
+    require_free(out, force, source)
     _tell(meld.import_meld(source, out))
 
 
@@ -78,17 +78,17 @@ def import_table(
     """Import any corpus: a table of utterances, and feature vectors that are ready."""
     from mmerc.corpora import table
 
-    files = {modality: Path(file) for modality, file in _pairs(features, "--features").items()}
-    _require_free(out, force, utterances, *files.values())
+    files = {modality: Path(file) for modality, file in pairs(features, "--features").items()}
+    require_free(out, force, utterances, *files.values())
     corpus = table.import_table(
         utterances,
         files,
         out,
-        columns=_pairs(column, "--column"),
+        columns=pairs(column, "--column"),
         labels=None if labels is None else [label.strip() for label in labels.split(",")],
         name=name,
         validation=validation,
-        keys=_pairs(key, "--key"),
+        keys=pairs(key, "--key"),
     )
     _tell(corpus)
 
@@ -114,7 +114,7 @@ def import_pickle(
     """Import feature pickles of MMGCN, MM-DFN, SDT, CFN-ESA, COSMIC; nothing in them is run."""
     from mmerc.corpora import peer_pickles
 
-    _require_free(out, force, *sources)
+    require_free(out, force, *sources)
     _tell(peer_pickles.import_pickle(sources, out, text=text, meld_csv=meld_csv))
 
 
@@ -128,7 +128,7 @@ def import_scripted(
     """Generate the embedded corpus, whose every mechanism is known."""
     from mmerc.corpora import scripted
 
-    _require_free(out, force)
+    require_free(out, force)
     _tell(scripted.generate(out, seed=seed, dialogues=dialogues))
 
 
@@ -256,19 +256,20 @@ def _numbers(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Return what `--option NAME=VALUE`, given any number of times, says."""
+    found: dict[str, str] = {}
     for item in given or []:
         name, equals, value = item.partition("=")
         if not (name and equals and value):
             raise typer.BadParameter(f"{item!r} is not of the form NAME=VALUE", param_hint=option)
-        if name in pairs:
+        if name in found:
             raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
-        pairs[name] = value
-    return pairs
+        found[name] = value
+    return found
 
 
-def _require_free(out: Path, force: bool, *sources: Path) -> None:
+def require_free(out: Path, force: bool, *sources: Path) -> None:
     """Refuse, before any work, an output folder that is taken, not writable, or holds what is to be read."""
     if (out / "corpus.json").exists() and not force:
         raise CorpusError(f"{out} holds a corpus already: choose another folder, or replace it with --force")

@@ -48,6 +48,19 @@ def print_added(out: Console, corpus: Corpus, name: str) -> None:
     out.print(f"next: {_next_command(corpus, check(corpus))}", style="bold", soft_wrap=True)
 
 
+def print_extracted(out: Console, corpus: Corpus, absent: pd.DataFrame) -> None:
+    """Print what was extracted, why some of it is absent, and the command to go on with."""
+    out.print(f"{corpus.path}: {len(corpus)} utterances", style="bold")
+    out.print(_modalities(corpus))
+    for (modality, reason), rows in absent.groupby(["modality", "reason"], sort=False):
+        first = rows.iloc[0]
+        where = f"first: {first['dialogue_id']}, utterance {first['utterance_index']}"
+        out.print(f"  no {modality} for {len(rows)}: {reason} ({where})", soft_wrap=True)
+    if len(absent):
+        out.print(f"  all of them: {corpus.path / 'absent.csv'}", soft_wrap=True)
+    out.print(f"next: {_next_command(corpus, check(corpus))}", style="bold", soft_wrap=True)
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; what is yielded takes the amount done so far."""
@@ -61,13 +74,8 @@ def print_corpus(out: Console, corpus: Corpus) -> None:
     """Print what a corpus holds: labels, modalities with their recipes, sizes per split or fold."""
     out.print(f"{corpus.name} ({corpus.path})", style="bold")
     out.print(f"labels: {', '.join(corpus.labels) or 'none'}")
-    modalities = _table("modality", "width", "present", "recipe", right=(1, 2))
-    for name, modality in corpus.modalities.items():
-        share = corpus.features(name)[1].float().mean().item()
-        recipe = ", ".join(f"{key} {_short(value)}" for key, value in modality.recipe.items())
-        modalities.add_row(name, str(modality.width), f"{share:.1%}", recipe)
     if corpus.modalities:
-        out.print(modalities)
+        out.print(_modalities(corpus))
     else:
         out.print("modalities: none yet (`mmerc corpus encode-text` makes the text's)")
     sizes = _sizes(corpus)
@@ -173,8 +181,19 @@ def _short(value: Any) -> str:
     return text[:12] + "…" if len(text) == 64 and " " not in text else text  # a hash
 
 
+def _modalities(corpus: Corpus) -> Table:
+    table = _table("modality", "width", "present", "recipe", right=(1, 2))
+    for name, modality in corpus.modalities.items():
+        share = corpus.features(name)[1].float().mean().item()
+        recipe = ", ".join(f"{key} {_short(value)}" for key, value in modality.recipe.items())
+        table.add_row(name, str(modality.width), f"{share:.1%}", recipe)
+    return table
+
+
 def _next_command(corpus: Corpus, problems: Sequence[Problem]) -> str:
     folder = shlex.quote(str(corpus.path))
+    if not corpus.labels:
+        return f"mmerc corpus show {folder}"
     if any(p.severity == "error" for p in problems):
         return f"mmerc corpus check {folder}"
     if "text" not in corpus.modalities and corpus.utterances["text"].fillna("").str.strip().any():

@@ -12,6 +12,7 @@ from mmerc.cli.benchmark import benchmark
 from mmerc.cli.corpus import app as corpus_app
 from mmerc.cli.demo import demo
 from mmerc.cli.evaluate import evaluate
+from mmerc.cli.extract import extract
 from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
 from mmerc.cli.sweep import sweep
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora.")
 app.add_typer(models_app, name="models", help="List the models and explain their settings.")
+app.command()(extract)
 app.command()(train)
 app.command()(evaluate)
 app.command()(analyze)

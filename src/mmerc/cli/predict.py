@@ -1,30 +1,64 @@
 """`mmerc predict`: the emotion of every utterance of a chat."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from mmerc.cli.measuring import CacheFile, Jobs, metering
+
+if TYPE_CHECKING:
+    from mmerc.conversation import Prediction
+
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    conversation: Annotated[Path, typer.Argument(help="CSV, JSONL, JSON, or `Speaker: text` lines.")],
+    conversation: Annotated[
+        Path,
+        typer.Argument(
+            help="A transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …), or, with "
+            "--transcript, an audio or video recording."
+        ),
+    ],
+    transcript: Annotated[
+        Path | None, typer.Option(help="Who says what when in the recording: SRT, WebVTT, WhisperX JSON, …")
+    ] = None,
     format: Annotated[Literal["table", "json", "csv"], typer.Option(help="What to write.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of the visual recipe, if they are not where it says.")
+    ] = None,
+    face_detector: Annotated[
+        Path | None,
+        typer.Option(metavar="ONNX", help="The face detector, if it is not where the recipe says."),
+    ] = None,
+    jobs: Jobs = None,
+    cache: CacheFile = None,
 ) -> None:
     """Predict each utterance's emotion, how sure, which modalities counted, and how much context entered."""
     from mmerc.errors import ConfigError
-    from mmerc.recognizer import load
+    from mmerc.features.extractors import Files
+    from mmerc.recognizer import load, read_conversation, refuse_recording
     from mmerc.storage import write_text
     from mmerc.transcripts import read_transcript, render, write_predictions
 
     if format == "table" and out is not None:
         raise ConfigError("--out needs --format json or csv")
-    conversations = read_transcript(conversation)
-    predictions = load(checkpoint, device).predict_many(conversations)
+    if transcript is None:
+        refuse_recording(conversation)
+        conversations = read_transcript(conversation)
+        predictions = load(checkpoint, device).predict_many(conversations)
+    else:
+        recognizer = load(checkpoint, device)
+        spoken = read_conversation(transcript)
+        with metering(jobs, "processes", cache) as meter:
+            files = Files(weights, face_detector)
+            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
+    _tell_what_was_used(predictions)
     if format == "table":
         for prediction in predictions:
             Console(highlight=False).print(render(prediction))
@@ -34,3 +68,13 @@ def predict(
         sys.stdout.write(text)
     else:
         write_text(out, text)
+
+
+def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
+    """Say on stderr in how many utterances each modality was there, and why not in the others."""
+    for prediction in predictions:
+        parts = []
+        for name, coverage in prediction.modalities.items():
+            why = f" ({coverage.absent})" if coverage.absent else ""
+            parts.append(f"{name} in {coverage.present} of {len(prediction)}{why}")
+        sys.stderr.write(f"{prediction.conversation.id}: {'; '.join(parts)}\n")
