@@ -6,12 +6,17 @@ MMGCN, MM-DFN and their successors: L = 100, k = 12, θ = 0.5 on grey faces of 6
 eight classes of FER+. Parameters bear the names that PyTorch implementations of the paper commonly use.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+
+from mmerc.errors import FeatureError
 
 BOTTLENECK = 4  # a bottleneck has 4k channels (section 3)
 
@@ -120,3 +125,72 @@ def _block(config: DenseNetConfig, width: int) -> nn.Sequential:
 
 def _conv(width: int, next_width: int, size: int) -> nn.Conv2d:
     return nn.Conv2d(width, next_width, size, padding=size // 2, bias=False)
+
+
+class Settings(BaseModel):
+    """What the metadata of a weights file may say of how the DenseNet is to be used with them.
+
+    Where they are silent, pixels are standardised as for the papers' features of IEMOCAP.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    pixel_mean: float = 131.0754  # of pixels of 0 to 255
+    pixel_sd: float = Field(default=47.858177, gt=0)
+    norm_epsilon: float = Field(default=1e-5, gt=0)  # of batch normalisation; 1e-3 after TensorFlow
+
+
+def read_weights(path: Path) -> tuple[DenseNet, Settings]:
+    """Return the standard network with the weights of a .safetensors file, and how to use them.
+
+    Raises:
+        FeatureError: the file is missing or broken, or holds another network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise FeatureError(f"{path} is no safetensors file that can be read: {error}") from None
+    settings = settings_of(metadata, path)
+    network = DenseNet(DenseNetConfig(norm_epsilon=settings.norm_epsilon))
+    _fill(network, state, path)
+    return network, settings
+
+
+def _fill(network: DenseNet, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load `state`, which may lack the counters of batches: only training reads them."""
+    wanted = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    given = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    faults = {
+        "lacks": sorted(wanted.keys() - given.keys()),
+        "has the unknown": sorted(given.keys() - wanted.keys()),
+        "has in another shape": [
+            f"{n} {tuple(given[n].shape)} for {tuple(wanted[n].shape)}"
+            for n in sorted(wanted.keys() & given.keys())
+            if given[n].shape != wanted[n].shape
+        ],
+    }
+    listed = [
+        f"{fault} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for fault, names in faults.items()
+        if names
+    ]
+    if listed:
+        raise FeatureError(
+            f"{path} does not hold the weights of DenseNet-BC-100-12 for grey faces and 8 classes: "
+            f"it {', '.join(listed)} (docs/expression-models.md)"
+        )
+    network.load_state_dict(given, strict=False)
+
+
+def settings_of(metadata: Mapping[str, str], path: Path) -> Settings:
+    """Return the settings in the metadata of `path`; FeatureError if they are out of range."""
+    try:
+        return Settings.model_validate(dict(metadata))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FeatureError(
+            f"{path}: {'.'.join(map(str, first['loc']))} in its metadata cannot be used: {first['msg']}"
+        ) from None
