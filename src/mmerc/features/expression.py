@@ -45,6 +45,8 @@ SCALES: dict[str, tuple[Any, Any]] = {
 
 class _Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    kind: str
+    version: Literal[1] = 1
     weights: str  # full path
     weights_sha256: str
     frames_per_second: float = FRAMES_PER_SECOND
@@ -55,7 +57,6 @@ class DenseNetRecipe(_Recipe):
     """What the vectors of `DenseNetFerPlus` depend on."""
 
     kind: Literal["densenet-ferplus"] = "densenet-ferplus"
-    version: Literal[1] = 1
     network: Literal["DenseNet-BC-100-12"] = "DenseNet-BC-100-12"
     output: str | None = None  # of an ONNX model
     pixel_mean: float
@@ -67,7 +68,6 @@ class OnnxRecipe(_Recipe):
     """What the vectors of `OnnxExpression` depend on."""
 
     kind: Literal["onnx"] = "onnx"
-    version: Literal[1] = 1
     scale: Scale
     output: str
     height: int
@@ -288,7 +288,7 @@ class _OnnxNetwork:
         shape = model.inputs[0].shape if len(model.inputs) == 1 else ()
         if len(shape) != 4 or shape[0] not in (1, None) or model.inputs[0].dtype is None:
             raise FeatureError(
-                f"{model.path} does not read one picture at a time: its inputs are {model.inputs}"
+                f"{model.path} does not read one picture at a time: its inputs are {listed_ports(model.inputs)}"
             )
         self._channels_first = shape[1] in (1, 3)
         channels, *size = shape[1:] if self._channels_first else (shape[3], *shape[1:3])
@@ -325,7 +325,7 @@ def _chosen(widths: Mapping[str, int], name: str | None, width: int | None, mode
             if width is None
             else f"output (1, {width})"
         )
-        raise FeatureError(f"{model.path} has no {wanted}: its outputs are {model.outputs}")
+        raise FeatureError(f"{model.path} has no {wanted}: its outputs are {listed_ports(model.outputs)}")
     named = [n for n in fitting if "feature" in n.lower() or "embed" in n.lower()]
     return max(named or fitting, key=lambda n: widths[n])
 

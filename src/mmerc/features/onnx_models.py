@@ -132,7 +132,7 @@ class OnnxDetector:
             contracts = "; ".join(f"{kind.name}: {kind.contract}" for kind in CONTRACTS)
             raise FeatureError(
                 f"{model.path} is no face detector that is known here: it goes from "
-                f"{_listed(model.inputs)} to {_listed(model.outputs)}. Contracts are {contracts}"
+                f"{listed_ports(model.inputs)} to {listed_ports(model.outputs)}. Contracts are {contracts}"
             )
         self._recipe = DetectorRecipe(
             contract=kind.name,
@@ -400,7 +400,8 @@ def _port(argument: Any) -> Port:
     return Port(argument.name, tuple(shape), _DTYPES.get(argument.type))
 
 
-def _listed(ports: Sequence[Port]) -> str:
+def listed_ports(ports: Sequence[Port]) -> str:
+    """Return names and shapes for a message."""
     return ", ".join(f"`{port.name}` ({', '.join(str(n or '?') for n in port.shape)})" for port in ports)
 
 
