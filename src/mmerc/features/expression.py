@@ -24,6 +24,7 @@ from mmerc.features.onnx_models import (
     detector_for,
     file_sha256,
     followed,
+    listed_ports,
     weights_file,
 )
 from mmerc.features.recipe import Detector, Image, Look, Loudness, Measured
@@ -288,7 +289,7 @@ class _OnnxNetwork:
         shape = model.inputs[0].shape if len(model.inputs) == 1 else ()
         if len(shape) != 4 or shape[0] not in (1, None) or model.inputs[0].dtype is None:
             raise FeatureError(
-                f"{model.path} does not read one picture at a time: its inputs are {listed_ports(model.inputs)}"
+                f"{model.path} does not read one picture at a time: it reads {listed_ports(model.inputs)}"
             )
         self._channels_first = shape[1] in (1, 3)
         channels, *size = shape[1:] if self._channels_first else (shape[3], *shape[1:3])
