@@ -21,6 +21,8 @@ Kind: captions
 
 NOTE no cue
 
+\x20\t
+
 STYLE
 ::cue { color: red }
 

@@ -19,7 +19,7 @@ _TIMES = re.compile(r"\s* (?P<start> [^\s>]+?) \s* --> \s* (?P<end> \S+ ) (?: \s
 _MEANT_AS_TIMES = re.compile(  # an arrow, or two times with anything like one between them
     r"--> | ^ \s* -? \d+ (?: :\d+ ){1,2} [.,] \d+ \s* [^\w\s]{1,3} \s* -? \d+ : \d", re.VERBOSE
 )
-_VOICE = re.compile(r"<v (?: \. [^\s<>]* )? (?: \s+ ([^<>]*) )? > | </v>", re.VERBOSE)
+_VOICE = re.compile(r"<v (?: \. [^\s<>]* )? (?: \s++ ([^<>]*+) )? > | </v>", re.VERBOSE)
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TAG = re.compile(r"</? [a-zA-Z] [^<>]* > | < [0-9:.]+ > | \{ \\ [^{}]* \}", re.VERBOSE)
 _ASIDE = re.compile(r"(?: NOTE | STYLE | REGION ) (?: \s .* | : .* )?", re.VERBOSE)
@@ -94,8 +94,9 @@ def _srt_text(path: str, blocks: Sequence[_Block], cue: bool) -> str:
 def _vtt_text(path: str, blocks: Sequence[_Block], cue: bool) -> str:
     """Return the text of a cue, which a blank line ends; then there are comments and styles alone."""
     for block in blocks[1 if cue else 0 :]:
-        if block and not _ASIDE.fullmatch(block[0][1]):
-            number, line = block[0]
+        spoken = [(number, line) for number, line in block if line.strip()]
+        if spoken and not _ASIDE.fullmatch(spoken[0][1]):
+            number, line = spoken[0]
             raise ConversationError(f"{path}: line {number}: {short(line)} has no time line")
     return "\n".join(line for _, line in blocks[0]) if cue else ""
 

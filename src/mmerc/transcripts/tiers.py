@@ -47,7 +47,7 @@ class Tier(NamedTuple):
         return any(_LABELS.search(name) for name in (self.name, self.kind))
 
 
-_LABELS = re.compile(r"(?:^|[\W_]+) (?:emotions?|labels?) (?=$|[\W_])", re.IGNORECASE | re.VERBOSE)
+_LABELS = re.compile(r"(?:^|[\W_]) (?:emotions?|labels?) (?=$|[\W_])", re.IGNORECASE | re.VERBOSE)
 
 
 def moment(where: str, value: str, milliseconds: float) -> float:
@@ -90,11 +90,11 @@ def tier_rows(path: Path, tiers: Sequence[Tier]) -> Iterator[Row]:
 def _owners(path: Path, labels: Tier, spoken: Sequence[Tier]) -> list[int]:
     """Return the numbers of the tiers whose labels these are."""
     named = labels.name if _LABELS.search(labels.name) else ""
-    rest = re.sub(r"^[\W_]+|[\W_]+$", "", _LABELS.sub("", named))
+    rest = _bare(_LABELS.sub("", named))
     owners = [owner for owner in (labels.parent, rest, labels.participant) if owner]
+    names = [{_key(tier.name), _key(tier.speaker)} for tier in spoken]
     for owner in owners:
-        names = [{_folded(tier.name), _folded(tier.participant)} for tier in spoken]
-        if numbers := [number for number, found in enumerate(names) if _folded(owner) in found]:
+        if numbers := [number for number, found in enumerate(names) if _key(owner) in found]:
             return numbers
     if not owners:
         return list(range(len(spoken)))
@@ -104,8 +104,13 @@ def _owners(path: Path, labels: Tier, spoken: Sequence[Tier]) -> list[int]:
     )
 
 
-def _folded(name: str) -> str:
-    return re.sub(r"^[\W_]+|[\W_]+$", "", name).casefold()
+def _bare(name: str) -> str:
+    """Return a name without what is no letter or digit around it."""
+    return re.sub(r"^[\W_]+|(?<![\W_])[\W_]+$", "", name)
+
+
+def _key(name: str) -> str:
+    return _bare(name).casefold() or name
 
 
 def _found(utterances: Sequence[Annotation], labels: Sequence[Annotation]) -> list[str | None]:
