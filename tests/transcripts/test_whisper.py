@@ -118,6 +118,8 @@ def test_segments_without_times_stay_in_order(tmp_path: Path) -> None:
         ({"start": 1e300, "text": "a"}, ["segment 1", "start"]),
         ({"start": 0, "end": 1}, ["segment 1", "needs a text"]),
         ({"text": ["a"], "start": 0}, ["segment 1", "text", "string"]),
+        ({"text": [], "start": 0}, ["segment 1", "text", "string"]),
+        ({"text": ["a"], "words": [word("a", "A"), word("b", "B")]}, ["segment 1", "text", "string"]),
         ({"text": "a b", "words": [word("a", "A"), "b"]}, ["segment 1, word 2"]),
         ({"text": "a", "words": [{"speaker": "A"}]}, ["segment 1, word 1"]),
         ({"text": "a", "words": [word("a"), {"word": "b", "speaker": ["A"]}]}, ["segment 1, word 2"]),

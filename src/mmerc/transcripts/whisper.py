@@ -28,15 +28,15 @@ def turns(segment: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> 
     if "offsets" in segment:
         fields = {**fields, **_offsets(segment["offsets"], where)}
     text = fields.get("text")
-    if isinstance(text, str):
-        fields = {**fields, "text": text.strip()}
     words = _words(segment.get("words"), where)
     speakers = _speakers(words)
-    if len(set(speakers)) > 1:
+    if not isinstance(text, str):
+        yield fields  # the check of rows says what is wrong with it
+    elif len(set(speakers)) > 1:
         yield from _cut(fields, words, speakers)
-    elif text is None or fields["text"] or fields.get("features"):
-        found = {"speaker": speakers[0]} if speakers and speakers[0] else {}
-        yield {**found, **{k: v for k, v in fields.items() if v is not None}}
+    elif text.strip() or fields.get("features"):
+        named = {} if fields.get("speaker") is not None else {"speaker": next(iter(speakers), "")}
+        yield {**fields, **named, "text": text.strip()}
 
 
 def _offsets(offsets: Any, where: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _cut(
     """Yield one utterance per run of words of one speaker; a word without times takes its neighbours'."""
     before = _nearest(words, ("end", "start"), fields.get("start"))
     after = _nearest(words[::-1], ("start", "end"), fields.get("end"))[::-1]
-    texts = _texts(str(fields.get("text", "")), [word["word"].strip() for word in words])
+    texts = _texts(fields["text"], [word["word"].strip() for word in words])
     kept = {key: fields[key] for key in ("label",) if fields.get(key) is not None}
     for speaker, run in groupby(range(len(words)), speakers.__getitem__):
         numbers = list(run)
