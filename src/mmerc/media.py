@@ -7,12 +7,14 @@ half of a split screen.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
-import pandas as pd
-
-from mmerc.corpus import Corpus
 from mmerc.errors import CorpusError
+
+if TYPE_CHECKING:  # workers that decode media need this module, but neither pandas nor torch
+    import pandas as pd
+
+    from mmerc.corpus import Corpus
 
 Crop = Literal["", "left", "right"]
 COLUMNS: Final = {
@@ -35,14 +37,16 @@ class Source(NamedTuple):
     crop: Crop = ""
 
 
-def media_table(columns: Mapping[str, object]) -> pd.DataFrame:
+def media_table(columns: Mapping[str, object]) -> "pd.DataFrame":
     """Return a table that `write_corpus(tables={"media": …})` takes; a column left out is null."""
+    import pandas as pd
+
     frame = pd.DataFrame(dict(columns)).reindex(columns=list(COLUMNS)).astype(COLUMNS)
     return frame.fillna({"visual_crop": ""})
 
 
 def read_sources(
-    corpus: Corpus, modality: Literal["audio", "visual"], root: Path | None = None
+    corpus: "Corpus", modality: Literal["audio", "visual"], root: Path | None = None
 ) -> list[Source | None]:
     """Return the place of every utterance's sound or pictures; None where it has none.
 
@@ -54,6 +58,8 @@ def read_sources(
     Raises:
         CorpusError: the corpus does not say where its media are, or the root is missing.
     """
+    import pandas as pd
+
     path = corpus.path / "media.parquet"
     try:
         table = pd.read_parquet(path).reindex(columns=list(COLUMNS)).astype(COLUMNS)
