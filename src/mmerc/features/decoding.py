@@ -347,7 +347,7 @@ class _Screen:
             return _first_plane(full)
         luma = _first_plane(frame)
         full_range = frame.color_range == _FULL_RANGE or name.startswith(("gray", "yuvj"))
-        return luma if full_range else _STRETCH[luma]
+        return luma if full_range else np.take(_STRETCH, luma)
 
     def _upright(self, image: Image, frame: VideoFrame) -> Image:
         """Turn and mirror a picture as its display matrix says, as far as that is by right angles."""
