@@ -124,9 +124,6 @@ def film(folder: Path) -> Path:
     return write_film(folder / "film.mp4")
 
 
-# Sound
-
-
 @pytest.mark.parametrize(
     ("ending", "codec", "rate"),
     [
@@ -240,9 +237,6 @@ def test_sound_that_is_not_a_number_or_too_loud_stays_in_bounds(folder: Path) ->
     samples = sounds(write(folder / "loud.wav", sound=loud, audio="pcm_f32le"), Span())[0]
     assert len(samples) == SAMPLE_RATE
     assert np.abs(samples).max() <= 1
-
-
-# Pictures
 
 
 @given(
@@ -408,9 +402,6 @@ def test_pictures_without_sound(folder: Path) -> None:
     path = write(folder / "silent.mp4", pictures=[numbered(0)])
     with pytest.raises(MediaError, match="has no sound"):
         next(read_sound(path, [Span()]))
-
-
-# What is wrong with files
 
 
 def read_all(path: Path) -> None:

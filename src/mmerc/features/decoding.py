@@ -147,9 +147,6 @@ def read_pictures(
             yield time, screen(frame)
 
 
-# Sound
-
-
 class _Clip:
     """The samples of one span, gathered from a stream of chunks."""
 
@@ -201,9 +198,6 @@ def _cut(
             f"none of the sound of {path} can be decoded: is it complete, does a player play it?"
         )
     yield from ((clip.index, clip.release()) for clip in chain(filling, waiting))
-
-
-# Pictures
 
 
 class _Film:
