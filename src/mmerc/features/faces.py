@@ -103,18 +103,18 @@ class FaceFinder:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if self.colour else image
         boxes = self.detector(image if self.detector.colour else grey)[:MOST_FACES]
         source = image if self._colour_crops else grey
-        return [Face(box, self._cut_out(source, box)) for box in boxes if min(box[2:]) >= 1]
+        return [Face(box, self._cut_out(source, grey, box)) for box in boxes if _touches(box, image)]
 
-    def _cut_out(self, image: Image, box: Floats) -> Image:
-        """Return the upright face in a box."""
-        part, left, top = around(image, box, 0.5)
-        wanted = max(self.size * BOX_IN_CROP, self._eye_width)
-        part, scale = shrunk(part, wanted / box[2])
+    def _cut_out(self, source: Image, grey: Image, box: Floats) -> Image:
+        """Return the upright face in a box of `source`, by the eyes in `grey`."""
+        part, left, top = around(grey, box, 0.5)
+        part, scale = shrunk(part, max(self.size * BOX_IN_CROP, self._eye_width) / box[2])
         x, y, width, height = (box - np.array([left, top, 0, 0])) * scale
-        grey = part if part.ndim == 2 else cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
-        middle, angle = self._eyes(grey, x, y, width, height)
+        middle, angle = self._eyes(part, x, y, width, height)
         turn = cv2.getRotationMatrix2D(middle, angle, self.size * BOX_IN_CROP / width)
         turn[:, 2] += np.array(CROP_EYES) * self.size - 0.5 - np.array(middle)
+        if source is not grey:
+            part, _ = shrunk(around(source, box, 0.5)[0], scale)
         crop: Image = cv2.warpAffine(part, turn, (self.size, self.size), borderMode=cv2.BORDER_REPLICATE)
         return crop
 
@@ -150,6 +150,12 @@ class FaceFinder:
             return None
         _, x, y, w, h = finds[0]
         return np.array([left + x + w / 2, top + y + h / 2])
+
+
+def _touches(box: Floats, image: Image) -> bool:
+    """Return whether a box of at least a pixel has a part in the picture: networks also give others."""
+    x, y, width, height = (float(v) for v in box)
+    return min(width, height) >= 1 and -width < x < image.shape[1] and -height < y < image.shape[0]
 
 
 def speaking_face(looks: Sequence[Look], loudness: Loudness | None) -> list[Look]:
