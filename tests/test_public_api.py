@@ -37,7 +37,7 @@ def test_a_name_that_is_not_public() -> None:
 def test_one_error_tree() -> None:
     classes = {x for x in vars(errors).values() if isinstance(x, type)}
     assert {x.__name__ for x in classes} == {
-        "MmercError", "CorpusError", "FeatureError", "CheckpointError", "ConfigError", "ConversationError",
+        "MmercError", "CorpusError", "FeatureError", "MediaError", "CheckpointError", "ConfigError", "ConversationError",
         "TrainingError",
     }  # fmt: skip
     assert all(issubclass(x, errors.MmercError) for x in classes)
