@@ -421,6 +421,8 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
         probe(tmp_path / "missing.mp4")
     with pytest.raises(MediaError, match="is a folder"):
         next(read_sound(tmp_path, [Span()]))
+    with pytest.raises(MediaError, match="name too long"):
+        probe(tmp_path / ("x" * 300))
     empty = tmp_path / "empty.wav"
     empty.touch()
     with pytest.raises(MediaError, match="0 bytes"):

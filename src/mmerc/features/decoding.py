@@ -30,6 +30,7 @@ from mmerc.features.recipe import LONGEST_S, SAMPLE_RATE, Image, Samples
 from mmerc.features.resampling import resample
 from mmerc.media import Crop
 
+# PyAV comes after media_file, which says what to install when it is missing.
 # isort: split
 import av
 from av.audio.stream import AudioStream

@@ -92,8 +92,8 @@ def probe(path: Path) -> MediaInfo:
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
     """Open a local file, whatever its name looks like; what libav says of it becomes a `MediaError`."""
-    _check_file(path)
     try:
+        _check_file(path)
         with path.open("rb", buffering=0) as file:
             _hide_name(file, path)
             with av.open(

@@ -11,6 +11,7 @@ from mmerc.errors import MediaError
 from mmerc.features.media_file import Damage, clock_origin, decode, read_packets, time_unit
 from mmerc.features.recipe import SAMPLE_RATE, Samples
 
+# PyAV comes after media_file, which says what to install when it is missing.
 # isort: split
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
