@@ -32,8 +32,8 @@ class HaarDetector:
 
     Searches a small copy of the picture in large steps, then looks closely at each find, which rejects false
     ones and makes the boxes steady: on a moving photograph their sizes vary by 2 % and their centres by 0.8 %
-    of the face, where a single search in small steps, no faster, gives 5 % and 1.3 %. Results do not depend on
-    the number of threads.
+    of the face, where a single search in small steps, no faster, gives 5 % and 1.3 %. Results do not depend
+    on the number of threads.
 
     Frontal faces of at least an eighth of the picture's shorter side are found; those seen from the side or
     tilted by more than some 10 degrees are often missed.
