@@ -23,7 +23,7 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def print_import(out: Console, corpus: Corpus) -> None:
+def print_import(out: Console, corpus: Corpus, next_command: bool = True) -> None:
     """Print what was imported, how it was understood, and the command to go on with."""
     dialogues = len(corpus.dialogue_ids)
     out.print(f"{corpus.path}: {len(corpus)} utterances in {dialogues} dialogues", style="bold")
@@ -37,7 +37,8 @@ def print_import(out: Console, corpus: Corpus) -> None:
         out.print(f"  {line}", soft_wrap=True)
     problems = check(corpus)
     out.print(f"  check: {count_problems(problems)}")
-    out.print(f"next: {_next_command(corpus, problems)}", style="bold", soft_wrap=True)
+    if next_command:
+        out.print(f"next: {_next_command(corpus, problems)}", style="bold", soft_wrap=True)
 
 
 def print_added(out: Console, corpus: Corpus, name: str) -> None:
@@ -50,8 +51,14 @@ def print_added(out: Console, corpus: Corpus, name: str) -> None:
 
 def print_extracted(out: Console, corpus: Corpus, absent: pd.DataFrame) -> None:
     """Print what was extracted, why some of it is absent, and the command to go on with."""
+    table = _table("modality", "recipe", "width", "present", right=(2, 3))
+    for name, modality in corpus.modalities.items():
+        share = corpus.features(name)[1].float().mean().item()
+        recipe = modality.recipe
+        which = "/".join(str(recipe[key]) for key in ("kind", "feature_set", "encoder") if key in recipe)
+        table.add_row(name, which, str(modality.width), f"{share:.1%}")
     out.print(f"{corpus.path}: {len(corpus)} utterances", style="bold")
-    out.print(_modalities(corpus))
+    out.print(table)
     for (modality, reason), rows in absent.groupby(["modality", "reason"], sort=False):
         first = rows.iloc[0]
         where = f"first: {first['dialogue_id']}, utterance {first['utterance_index']}"

@@ -123,7 +123,7 @@ def extract(
             validation=validation,
             name=name,
         )
-        corpus_tables.print_import(console, corpus)
+        corpus_tables.print_import(console, corpus, next_command=False)
     _require_same_recipes(corpus, chosen, force)
     if chosen:
         with metering(jobs, engine, cache) as meter:
