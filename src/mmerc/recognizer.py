@@ -11,6 +11,7 @@ from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
 from mmerc.corpora.recording import PICTURES, SOUND
 from mmerc.errors import ConversationError
+from mmerc.explanation import Explanation, occlude
 from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_processes
 from mmerc.extraction.extract import reasons, with_features
@@ -186,6 +187,17 @@ class Recognizer:
             there = {m: Coverage(int(present[rows, k].sum())) for k, m in enumerate(self.modalities)}
             predictions.append(Prediction(conversation, tuple(emotions[rows]), there))
         return predictions
+
+    def explain(self, conversation: Conversation | str | Path, most: int = 5) -> Explanation:
+        """Predict, and say which other turns mattered most to each utterance; see `explanation.occlude`.
+
+        Raises:
+            ConversationError, FeatureError: as `predict`.
+        """
+        if not isinstance(conversation, Conversation):
+            conversation = read_conversation(conversation)
+        (ready,) = self._with_text_vectors([conversation])
+        return occlude(self.predict_many, self.predict_many([ready])[0], most)
 
     def _with_text_vectors(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
         """Add the text vectors that are missing, by the recipe of the checkpoint."""
