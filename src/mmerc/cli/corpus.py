@@ -2,15 +2,19 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmerc.cli.measuring import CacheFile, Engines, Jobs, metering
 from mmerc.errors import CorpusError
 
 if TYPE_CHECKING:  # the commands import what they need, so that `mmerc --help` stays fast
+    from mmerc.corpora.checking import Problem
     from mmerc.corpus import Corpus
+    from mmerc.extraction.doctor import Examination
 
 app = typer.Typer(help="Import, look at and check a corpus.", no_args_is_help=True)
 imports = typer.Typer(help="Import a corpus from one of several sources.", no_args_is_help=True)
@@ -160,27 +164,66 @@ def check(
     folder: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show every problem in full.")] = False,
+    media: Annotated[
+        bool, typer.Option("--media", help="Look at the sound and the pictures of every utterance as well.")
+    ] = False,
+    media_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--media-root", metavar="DIR", help="Where they are, if they were moved; implies --media."
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    engine: Engines = "processes",
+    cache: CacheFile = None,
 ) -> None:
-    """List every problem of a corpus with its row and field. Exit code 1 when there are errors."""
-    from dataclasses import asdict
+    """List every problem of a corpus with its row and field. Exit code 1 when there are errors.
 
+    Nothing is changed. With --media, files are listed that are missing, corrupt, silent, clipped, of another
+    length or with other words than the transcript says, and utterances without a face (docs/media-check.md).
+    """
     from mmerc.cli import corpus_tables
     from mmerc.corpora import checking
     from mmerc.corpus import Corpus
 
     corpus = Corpus.open(folder)
     problems = checking.check(corpus)
+    examined = None
+    if media or media_root is not None:
+        from mmerc.extraction.doctor import examine
+
+        with metering(jobs, engine, cache) as meter:
+            examined = examine(corpus, meter, media_root)
+        problems = sorted([*problems, *examined.problems], key=lambda problem: problem.severity)
     if as_json:
-        counts = {str(k): v for k, v in checking.class_counts(corpus).to_dict(orient="index").items()}
-        report = {"corpus": str(folder), "problems": [asdict(p) for p in problems], "class_counts": counts}
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(_report(corpus, problems, examined), indent=2, ensure_ascii=False))
     else:
         console = corpus_tables.console()
+        if examined is not None:
+            corpus_tables.print_media(console, corpus, examined)
         corpus_tables.print_problems(console, problems, everything)
         corpus_tables.print_class_counts(console, corpus)
         console.print(f"{folder}: {corpus_tables.count_problems(problems)}", style="bold", soft_wrap=True)
     if any(problem.severity == "error" for problem in problems):
         raise typer.Exit(1)
+
+
+def _report(
+    corpus: "Corpus", problems: "Sequence[Problem]", examined: "Examination | None"
+) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from mmerc.corpora.checking import class_counts
+
+    counts = {str(group): row for group, row in class_counts(corpus).to_dict(orient="index").items()}
+    report: dict[str, object] = {
+        "corpus": str(corpus.path),
+        "problems": [asdict(problem) for problem in problems],
+        "class_counts": counts,
+    }
+    if examined is not None:
+        report["media"] = json.loads(examined.table.to_json(orient="records"))
+    return report
 
 
 @app.command("encode-text")

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 
 from mmerc.corpora.checking import NO_GROUP, Problem, check, class_counts, group_names, groups
 from mmerc.corpus import Corpus
+
+if TYPE_CHECKING:
+    from mmerc.extraction.doctor import Examination
 
 SHOWN = 50
 LONGEST = 300  # characters of a message, unless everything is asked for
@@ -122,6 +125,37 @@ def print_problems(out: Console, problems: Sequence[Problem], everything: bool) 
         out.print(table)
     if len(problems) > len(shown):
         out.print(f"… and {len(problems) - len(shown)} more: --all shows everything")
+
+
+def print_media(out: Console, corpus: Corpus, examined: "Examination") -> None:
+    """Print how many utterances every kind of finding is about, and in how many of them a face is seen."""
+    counts = _table("media", "severity", "utterances", right=(2,))
+    kinds = dict.fromkeys((finding.kind, finding.severity) for finding in examined.problems)
+    for kind, severity in kinds:
+        rows = {row for finding in examined.problems if finding.kind == kind for row in finding.rows}
+        style = "red" if severity == "error" else "yellow"
+        counts.add_row(kind, severity, str(len(rows)), style=style)
+    healthy = sum(not kinds for kinds in examined.table["findings"])
+    counts.add_row("nothing found", "", str(healthy))
+    out.print(counts)
+    if examined.table["pictures"].notna().any():
+        out.print(_faces(corpus, examined.table))
+
+
+def _faces(corpus: Corpus, measured: pd.DataFrame) -> Table:
+    table = _table(
+        "faces", "utterances", "with pictures", "with a face", "faces", "height", right=range(1, 6)
+    )
+    for group in [*group_names(corpus), NO_GROUP]:
+        rows = measured[measured["group"] == group]
+        seen = rows[rows["pictures"].notna()]
+        faced = seen[seen["with_face"] > 0]
+        if len(rows):
+            share = f"{len(faced) / len(seen):.1%}" if len(seen) else ""
+            faces = f"{seen['faces'].mean():.2f}" if len(seen) else ""
+            height = f"{faced['face_height'].median():.0%}" if len(faced) else ""
+            table.add_row(group, str(len(rows)), str(len(seen)), share, faces, height)
+    return table
 
 
 def print_class_counts(out: Console, corpus: Corpus) -> None:

@@ -183,6 +183,18 @@ class _LoudnessContour:
         return Measured(loudness(samples, 0).decibels)
 
 
+def _health(*of: Any) -> Extractor:
+    from mmerc.features.diagnosis import Health
+
+    return Health()
+
+
+def _face_count(*of: Any) -> Extractor:
+    from mmerc.features.diagnosis import FaceCount
+
+    return FaceCount()
+
+
 _OURS: Final = {
     "prosody": Kind("audio", _prosody, lambda recipe, files: _prosody("", files)),
     "opensmile": Kind("audio", _opensmile, lambda recipe, files: _opensmile(recipe["feature_set"], files)),
@@ -192,4 +204,6 @@ _OURS: Final = {
 }
 _INTERNAL: Final = {
     "loudness": Kind("audio", lambda *of: _LoudnessContour(), lambda *of: _LoudnessContour()),
+    "health": Kind("audio", _health, _health),
+    "face-count": Kind("visual", _face_count, _face_count),
 }
