@@ -48,13 +48,14 @@ def test_meld(mmerc: Command, meld_raw: Path, tmp_path: Path) -> None:
 
 def test_iemocap(mmerc: Command, iemocap_release: Path, tmp_path: Path) -> None:
     out = tmp_path / "iemocap"
-    options = ("--label-map", "iemocap-4", "--visual", "none", "--text", "none", *HERE)
+    options = ("--label-map", "iemocap-4", "--text", "none", *HERE)
     code, _, err = mmerc("extract", iemocap_release, "--out", out, *options)
     assert code == 0, err
     corpus = Corpus.open(out)
     assert len(corpus.labels) == 4
     assert set(corpus.utterances["split"]) == {"train", "validation", "test"}
     assert corpus.features("audio")[1].all()
+    assert corpus.features("visual")[1].float().mean() > 0.9  # the half in which the speaker is
 
 
 def test_a_recording_and_going_on(mmerc: Command, talk: Path, tmp_path: Path, cache: Path) -> None:

@@ -62,10 +62,10 @@ def print_extracted(out: Console, corpus: Corpus, absent: pd.DataFrame) -> None:
         table.add_row(name, which, str(modality.width), f"{share:.1%}")
     out.print(f"{corpus.path}: {len(corpus)} utterances", style="bold")
     out.print(table)
-    for (modality, reason), rows in absent.groupby(["modality", "reason"], sort=False):
+    for (lacking, reason), rows in absent.groupby(["modality", "reason"], sort=False):
         first = rows.iloc[0]
         where = f"first: {first['dialogue_id']}, utterance {first['utterance_index']}"
-        out.print(f"  no {modality} for {len(rows)}: {reason} ({where})", soft_wrap=True)
+        out.print(f"  no {lacking} for {len(rows)}: {reason} ({where})", soft_wrap=True)
     if len(absent):
         out.print(f"  all of them: {corpus.path / 'absent.csv'}", soft_wrap=True)
     out.print(f"next: {_next_command(corpus, check(corpus))}", style="bold", soft_wrap=True)

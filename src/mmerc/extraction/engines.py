@@ -1,5 +1,7 @@
 """Who does the work: this process, several processes, or a Ray cluster."""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -46,6 +48,7 @@ def on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Ended[Job, Res
         return
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # what a dead worker takes along does not stop the rest
@@ -67,9 +70,11 @@ def _ray_results(
 
     items = [{"number": number, "job": job} for number, job in jobs.items()]
     environment = {"env_vars": dict.fromkeys(THREADS, "1")}
-    done = data.from_items(items, override_num_blocks=blocks).map(
-        partial(_one, work), num_cpus=1, max_retries=1, runtime_env=environment
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of max_retries, which Ray 2.64 is to take away without a successor
+        done = data.from_items(items, override_num_blocks=blocks).map(
+            partial(_one, work), num_cpus=1, max_retries=1, runtime_env=environment
+        )
     for row in done.iter_rows():
         yield int(row["number"]), row["result"]
 
