@@ -122,12 +122,14 @@ def _findings(noted: Iterable[Note], corpus: Corpus, root: Path) -> list[Finding
         rows[note.kind, note.field, note.file, note.message].add(note.row)
     found = []
     for (kind, field, file, message), several in rows.items():
-        numbers = tuple(sorted(several))
-        if len(numbers) > 1 or file is None:
+        numbers, name = tuple(sorted(several)), _name(file, root)
+        if name is not None and name not in message:
+            message = f"{name}: {message}"
+        if len(numbers) > 1:
             message = f"{message}: {_listed(numbers, corpus)}"
         row = numbers[0] if len(numbers) == 1 else None
         severity: Severity = "error" if kind in ERRORS else "warning"
-        found.append(Finding(severity, row, field, message, kind, _name(file, root), numbers))
+        found.append(Finding(severity, row, field, message, kind, name, numbers))
     return sorted(found, key=lambda f: (f.severity, KINDS.index(f.kind), f.rows))
 
 
