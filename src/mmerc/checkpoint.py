@@ -29,6 +29,7 @@ from mmerc.errors import CheckpointError, ConfigError, FeatureError
 from mmerc.features.text import TextEncoder
 from mmerc.models import build_pipeline
 from mmerc.models.pipeline import Pipeline
+from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, write_text
 
 FORMAT = 1
@@ -84,14 +85,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Load the checkpoint folder `path`.
+    """Load the checkpoint folder `path`, or the shipped model of that name.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged, or of another format version.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path} is not a checkpoint folder")
+        raise CheckpointError(
+            f"{path} is not a checkpoint folder; the models that come with mmerc are {', '.join(SHIPPED)}"
+        )
     try:
         info = CheckpointInfo.model_validate_json((path / "checkpoint.json").read_text(encoding="utf-8"))
         run = build(RunConfig, read_yaml(path / "config.yaml"))

@@ -17,6 +17,7 @@ from mmerc.errors import CheckpointError, CorpusError, FeatureError
 from mmerc.metrics import Scores, score
 from mmerc.models.pipeline import Inference
 from mmerc.optimization import choose_device
+from mmerc.shipped import located
 from mmerc.storage import atomic_path
 
 
@@ -35,12 +36,12 @@ class Evaluation:
 
 
 def find_checkpoints(path: Path) -> list[Path]:
-    """Return the checkpoint folders at or below `path`, sorted.
+    """Return the checkpoint folders at or below `path`, or that of the shipped model of this name, sorted.
 
     Raises:
         CheckpointError: there is none.
     """
-    found = sorted(p.parent for p in path.glob("**/checkpoint.json"))
+    found = sorted(p.parent for p in located(path).glob("**/checkpoint.json"))
     if not found:
         raise CheckpointError(f"{path} holds no finished checkpoint (a folder with a checkpoint.json)")
     return found
@@ -65,7 +66,7 @@ def evaluate(
         CorpusError: the corpus has no such split, or no labels in it.
         FeatureError: the corpus's features were made by another recipe.
     """
-    whole = not (path / "checkpoint.json").exists()
+    whole = not (located(path) / "checkpoint.json").exists()
     by_seed: dict[int, list[Checkpoint]] = defaultdict(list)
     for folder in find_checkpoints(path):
         checkpoint = load_checkpoint(folder)

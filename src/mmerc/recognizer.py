@@ -20,6 +20,7 @@ from mmerc.features.extractors import NO_FILES, Files, again
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.features.text import TextEncoder
 from mmerc.optimization import choose_device
+from mmerc.shipped import DEFAULT
 from mmerc.transcripts import read_transcript
 
 # Kinds of recipes that no extractor follows, and why a recording lacks their features.
@@ -29,8 +30,8 @@ NOT_FROM_MEDIA = {
 }
 
 
-def load(path: str | Path, device: str = "auto") -> "Recognizer":
-    """Load a checkpoint folder for prediction.
+def load(path: str | Path = DEFAULT, device: str = "auto") -> "Recognizer":
+    """Load a checkpoint folder, or the shipped model of that name, for prediction.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged, or of another format version.
@@ -199,6 +200,21 @@ class Recognizer:
         (ready,) = self._with_text_vectors([conversation])
         return occlude(self.predict_many, self.predict_many([ready])[0], most)
 
+    def text_encoder(self) -> TextEncoder | None:
+        """Return what reads raw text: an encoder trained along, or the recipe's, loaded at the first call.
+
+        None where nothing does: the model reads no text, or vectors that were made elsewhere.
+
+        Raises:
+            FeatureError: the encoder of the recipe cannot be loaded.
+        """
+        text = self.checkpoint.info.modalities.get("text")
+        if text is None or self._pipeline.encoder is not None:
+            return self._pipeline.encoder
+        if self._encoder is None and text.recipe.get("kind") == "text-encoder":
+            self._encoder = encoder_for(text.recipe)
+        return self._encoder
+
     def _with_text_vectors(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
         """Add the text vectors that are missing, by the recipe of the checkpoint."""
         text = self.checkpoint.info.modalities.get("text")
@@ -208,9 +224,9 @@ class Recognizer:
         bare = [i for i, c in enumerate(conversations) if not any("text" in u.features for u in c)]
         if not any(u.text.strip() for i in bare for u in conversations[i]):
             return conversations
-        if self._encoder is None:
-            self._encoder = encoder_for(text.recipe)
-        vectors = encode(self._encoder, [[u.text for u in conversations[i]] for i in bare])
+        encoder = self.text_encoder()
+        assert encoder is not None
+        vectors = encode(encoder, [[u.text for u in conversations[i]] for i in bare])
         filled = list(conversations)
         row = 0
         for i in bare:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    conversation: Annotated[
-        Path,
+    given: Annotated[
+        list[Path],
         typer.Argument(
-            help="A transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …), or, with "
-            "--transcript, an audio or video recording."
+            metavar="[CHECKPOINT] CONVERSATION",
+            help="A checkpoint folder or a model in the box (`meld-text` if none is named), then a transcript "
+            "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …), or, with --transcript, an audio "
+            "or video recording.",
         ),
     ],
     transcript: Annotated[
@@ -48,6 +49,7 @@ def predict(
 
     if format == "table" and out is not None:
         raise ConfigError("--out needs --format json or csv")
+    checkpoint, conversation = checkpoint_and_conversation(given)
     if transcript is None:
         refuse_recording(conversation)
         conversations = read_transcript(conversation)
@@ -70,11 +72,21 @@ def predict(
         write_text(out, text)
 
 
+def checkpoint_and_conversation(given: "Sequence[Path]") -> tuple[Path, Path]:
+    """Return the two arguments; the first may be left out."""
+    from mmerc.shipped import DEFAULT
+
+    if len(given) > 2:
+        raise typer.BadParameter(f"expected a checkpoint and a conversation, not {len(given)} names")
+    return (Path(DEFAULT), given[0]) if len(given) == 1 else (given[0], given[1])
+
+
 def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
     """Say on stderr in how many utterances each modality was there, and why not in the others."""
-    for prediction in predictions:
-        parts = []
-        for name, coverage in prediction.modalities.items():
-            why = f" ({coverage.absent})" if coverage.absent else ""
-            parts.append(f"{name} in {coverage.present} of {len(prediction)}{why}")
-        sys.stderr.write(f"{prediction.conversation.id}: {'; '.join(parts)}\n")
+    total = sum(map(len, predictions))
+    parts = []
+    for name in predictions[0].modalities:
+        covered = [prediction.modalities[name] for prediction in predictions]
+        why = ", ".join(dict.fromkeys(c.absent for c in covered if c.absent))
+        parts.append(f"{name} in {sum(c.present for c in covered)} of {total}" + (f" ({why})" if why else ""))
+    sys.stderr.write(f"used: {'; '.join(parts)}\n")
