@@ -19,7 +19,7 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="[CHECKPOINT] CONVERSATION",
-            help="A checkpoint folder or a model in the box (`meld-text` if none is named), then a transcript "
+            help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
             "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
             "audio or video recording.",
         ),
