@@ -37,8 +37,8 @@ def test_a_name_that_is_not_public() -> None:
 def test_one_error_tree() -> None:
     classes = {x for x in vars(errors).values() if isinstance(x, type)}
     assert {x.__name__ for x in classes} == {
-        "MmercError", "CorpusError", "FeatureError", "MediaError", "CheckpointError", "ConfigError", "ConversationError",
-        "TrainingError",
+        "MmercError", "CorpusError", "FeatureError", "MediaError", "CheckpointError", "ConfigError",
+        "ConversationError", "TrainingError",
     }  # fmt: skip
     assert all(issubclass(x, errors.MmercError) for x in classes)
     assert all(x.__name__ in (errors.__doc__ or "") for x in classes)
