@@ -236,7 +236,7 @@ class TextEncoder(nn.Module):
         # boolean indexing, this keeps the shapes fixed.
         rows = tokens.rows.where(tokens.rows >= 0, count).flatten()
         sums = hidden.new_zeros(count + 1, self.part).index_add(0, rows, hidden)
-        sizes = hidden.new_zeros(count + 1).index_add(0, rows, hidden.new_ones(len(rows)))
+        sizes = hidden.new_zeros(count + 1).index_add(0, rows, hidden.new_ones(rows.shape[0]))
         return sums[:count] / sizes[:count, None].clamp(min=1)
 
     def windows(self, dialogues: Sequence[Sequence[list[int]]], scope: str) -> Iterator[Window]:

@@ -49,7 +49,7 @@ class DialogueGraph:
         unit = F.normalize(nodes.float(), dim=-1, eps=1e-8)
         with torch.autocast(nodes.device.type, enabled=False):  # arccos is steep where cosines are near 1
             padded = layout.pad(unit.flatten(0, 1))
-            within = angular_weight(padded @ padded.mT)
+            within = angular_weight(padded @ padded.transpose(1, 2))
             across = cross_weight * angular_weight(torch.einsum("and,bnd->nab", unit, unit))
         there = layout.pad(present.flatten())
         linked = layout.pairs(causal) & there[:, :, None] & there[:, None, :]

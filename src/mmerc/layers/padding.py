@@ -1,11 +1,10 @@
 """Between the flat batch (N, ·) and the padded one (B, T, ·), for layers that pair utterances."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
-
-from mmerc.layers.recurrent import dialogue_of_row
 
 
 @dataclass(frozen=True)
@@ -18,11 +17,8 @@ class Padding:
     @classmethod
     def of(cls, lengths: Tensor, device: torch.device) -> "Padding":
         """Return the layout of dialogues with `lengths` (B,) utterances; T is the longest."""
-        longest = int(lengths.max())
-        mask = torch.arange(longest) < lengths[:, None]
-        step = mask.nonzero()[:, 1]
-        position = dialogue_of_row(lengths) * longest + step
-        return cls(mask.to(device), position.to(device))
+        mask = running(lengths)
+        return cls(mask.to(device), mask.flatten().nonzero().squeeze(1).to(device))
 
     def pad(self, x: Tensor) -> Tensor:
         """Return x (N, …) as (B, T, …), zeros where no utterance is."""
@@ -37,3 +33,10 @@ class Padding:
         """Return (B, T, T) bool: i and j are utterances of it and, if `causal`, j is not after i."""
         both = self.mask[:, :, None] & self.mask[:, None, :]
         return both.tril() if causal else both
+
+
+def running(lengths: Tensor) -> Tensor:
+    """Return whether a dialogue of `lengths` (B,) still goes on at each step, (B, T); T is the longest."""
+    # It stays a tensor, so that an exported graph computes it anew for every batch.
+    longest = cast(int, lengths.max())
+    return torch.arange(longest) < lengths[:, None]

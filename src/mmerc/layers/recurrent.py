@@ -4,7 +4,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from mmerc.layers.padding import Padding, running
 
 
 class FlatRecurrence(nn.Module):
@@ -32,10 +34,19 @@ class FlatRecurrence(nn.Module):
             x: (N, d_in)
             lengths: (B,) utterances per dialogue, on the CPU
         """
+        if torch.onnx.is_in_onnx_export():
+            return self._padded(x, lengths)
         order, batch_sizes = packed_order(lengths)
         order = order.to(x.device)
         packed, _ = self.rnn(PackedSequence(x[order], batch_sizes))
         return torch.empty_like(packed.data).index_copy(0, order, packed.data)
+
+    def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what `forward` does, by way of padding: ONNX knows no packed order."""
+        padding = Padding.of(lengths, x.device)
+        packed = pack_padded_sequence(padding.pad(x), lengths, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        return padding.flat(states)
 
     def by_speaker(self, x: Tensor, lengths: Tensor, speakers: Tensor) -> Tensor:
         """Return the state at every utterance of a recurrence over each speaker's own turns, (N, 2·hidden).
@@ -73,9 +84,14 @@ def speaker_order(lengths: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
         speakers: (N,) number of the speaker within the dialogue
     """
     speakers = speakers.cpu()
-    person = dialogue_of_row(lengths) * (int(speakers.max()) + 1) + speakers
-    order = torch.argsort(person, stable=True)
-    return order, torch.unique_consecutive(person[order], return_counts=True)[1]
+    person = dialogue_of_row(lengths) * (speakers.max() + 1) + speakers
+    # No two are equal, so that no sort can change the order of one person's turns.
+    order = torch.argsort(person * person.shape[0] + torch.arange(person.shape[0]))
+    person = person[order]
+    others = torch.cat([person[:1] - 1, person[:-1]])
+    starts = (person != others).nonzero().squeeze(1)
+    stops = torch.cat([starts[1:], torch.ones_like(person).sum(dim=0, keepdim=True)])
+    return order, stops - starts
 
 
 def packed_order(lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,15 +102,14 @@ def packed_order(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """
     longest_first = torch.sort(lengths, descending=True, stable=True).indices
     starts = lengths.cumsum(0) - lengths
-    steps = torch.arange(int(lengths.max()))
-    running = steps[:, None] < lengths[longest_first][None, :]  # (T, B): dialogue still going at step t
-    rows = starts[longest_first][None, :] + steps[:, None]
-    return rows[running], running.sum(dim=1)
+    going = running(lengths[longest_first]).T  # (T, B)
+    rows = starts[longest_first][None, :] + torch.arange(len(going))[:, None]
+    return rows[going], going.sum(dim=1)
 
 
 def dialogue_of_row(lengths: Tensor) -> Tensor:
     """Return the number of the dialogue that each row of a flat batch belongs to, (N,)."""
-    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return running(lengths).nonzero()[:, 0]
 
 
 def neighbour_sum(x: Tensor, lengths: Tensor) -> Tensor:
@@ -106,7 +121,5 @@ def neighbour_sum(x: Tensor, lengths: Tensor) -> Tensor:
     """
     dialogue = dialogue_of_row(lengths).to(x.device)
     linked = (dialogue[1:] == dialogue[:-1])[:, None]
-    result = torch.zeros_like(x)
-    result[1:] += x[:-1] * linked
-    result[:-1] += x[1:] * linked
-    return result
+    beyond = torch.zeros_like(x[:1])
+    return torch.cat([beyond, x[:-1] * linked]) + torch.cat([x[1:] * linked, beyond])

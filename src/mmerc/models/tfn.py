@@ -71,7 +71,7 @@ def fuse(embeddings: list[Tensor]) -> Tensor:
     Returns:
         (N, Π (d_m + 1)), the last modality's axis fastest
     """
-    tensor = embeddings[0].new_ones(len(embeddings[0]), 1)
+    tensor = embeddings[0].new_ones(embeddings[0].shape[0], 1)
     for z in embeddings:
         tensor = (tensor[:, :, None] * F.pad(z, (0, 1), value=1.0)[:, None, :]).flatten(1)
     return tensor
