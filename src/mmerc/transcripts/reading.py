@@ -29,7 +29,7 @@ from mmerc.transcripts.subtitles import srt_rows, vtt_rows
 from mmerc.transcripts.tables import table_rows
 from mmerc.transcripts.textgrid import textgrid_rows
 
-__all__ = ["FIELDS", "read_transcript"]
+__all__ = ["FIELDS", "parse_transcript", "read_transcript"]
 
 _BOMS = {  # the UTF-32 mark begins with the UTF-16 one, so it comes first
     codecs.BOM_UTF8: "utf-8-sig",
@@ -50,14 +50,6 @@ def read_transcript(path: str | Path) -> list[Conversation]:
         ConversationError: the file is missing, empty, not text, or has a broken row; says which.
     """
     path = Path(path)
-    read = _READERS.get(path.suffix.lower(), _plain_rows)
-    rows = list(read(path, _decoded(path)))
-    if not rows:
-        raise ConversationError(f"{path} holds no utterances")
-    return _conversations(path, rows)
-
-
-def _decoded(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -66,6 +58,27 @@ def _decoded(path: Path) -> str:
         raise ConversationError(f"{path} is a folder: name the transcript files in it one by one") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConversationError(f"{path} cannot be read: {error}") from None
+    return parse_transcript(raw, path)
+
+
+def parse_transcript(raw: bytes, path: Path) -> list[Conversation]:
+    """Read the conversations of a transcript that is not on disk.
+
+    Args:
+        raw: content of the file
+        path: what it is called: the form follows its suffix, messages and conversations are named after it
+
+    Raises:
+        ConversationError: as `read_transcript`.
+    """
+    read = _READERS.get(path.suffix.lower(), _plain_rows)
+    rows = list(read(path, _decoded(raw, path)))
+    if not rows:
+        raise ConversationError(f"{path} holds no utterances")
+    return _conversations(path, rows)
+
+
+def _decoded(raw: bytes, path: Path) -> str:
     encoding = next((name for mark, name in _BOMS.items() if raw.startswith(mark)), None)
     if encoding is None and b"\0" in raw:
         raise ConversationError(
