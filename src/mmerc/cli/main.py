@@ -15,6 +15,7 @@ from mmerc.cli.evaluate import evaluate
 from mmerc.cli.extract import extract
 from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
+from mmerc.cli.serve import serve
 from mmerc.cli.sweep import sweep
 from mmerc.cli.train import train
 from mmerc.cli.transfer import transfer
@@ -35,6 +36,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(analyze)
 app.command()(predict)
+app.command()(serve)
 app.command()(benchmark)
 app.command()(ablate)
 app.command()(transfer)
