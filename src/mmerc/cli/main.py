@@ -12,9 +12,11 @@ from mmerc.cli.benchmark import benchmark
 from mmerc.cli.corpus import app as corpus_app
 from mmerc.cli.demo import demo
 from mmerc.cli.evaluate import evaluate
+from mmerc.cli.export import app as export_app
 from mmerc.cli.extract import extract
 from mmerc.cli.models import app as models_app
 from mmerc.cli.predict import predict
+from mmerc.cli.report import report
 from mmerc.cli.serve import serve
 from mmerc.cli.sweep import sweep
 from mmerc.cli.train import train
@@ -31,11 +33,13 @@ app = typer.Typer(
 )
 app.add_typer(corpus_app, name="corpus", help="Import, inspect and check corpora.")
 app.add_typer(models_app, name="models", help="List the models and explain their settings.")
+app.add_typer(export_app, name="export", help="Write trained models for other runtimes.")
 app.command()(extract)
 app.command()(train)
 app.command()(evaluate)
 app.command()(analyze)
 app.command()(predict)
+app.command()(report)
 app.command()(serve)
 app.command()(benchmark)
 app.command()(ablate)

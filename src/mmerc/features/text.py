@@ -9,6 +9,7 @@ as well (docs/log.md); `frozen_encoder` knows what suits an encoder.
 """
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from mmerc.errors import FeatureError
 from mmerc.features import pretrained
 from mmerc.storage import atomic_folder, write_json
 
+_TOKENIZING = threading.Lock()  # a tokenizer's settings change inside a call
 _NO_LIMIT = 512  # tokens in a window of an encoder that names no limit of its own
 
 Scope = Literal["dialogue", "utterance", "both"]
@@ -171,23 +173,41 @@ class TextEncoder(nn.Module):
         """What identifies the vectors, JSON-ready."""
         return self._recipe.model_dump(mode="json", exclude_none=True)
 
+    @property
+    def packing(self) -> dict[str, Any]:
+        """What `tokenize` and `pack` go by, JSON-ready: enough to lay out windows without this class."""
+        return {
+            "scopes": list(self.scopes),
+            "prefix": self._prefix,
+            "suffix": self._suffix,
+            "padding": self._tokenizer.pad_token_id or 0,
+            "capacity": self._capacity,  # of a window, without prefix and suffix
+            "utterance_limit": min(self._recipe.utterance_limit, self._capacity),
+        }
+
+    def tokenizer_json(self) -> str | None:
+        """Return the tokenizer as the package tokenizers reads it; None if it is of another make."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return None if backend is None else str(backend.to_str())
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of every utterance, clipped, without special tokens; [] for blank text.
 
         What looks like a special token ("[SEP]", "</s>") is read as the characters it consists of.
         """
-        limit = min(self._recipe.utterance_limit, self._capacity)
+        limit = self.packing["utterance_limit"]
         spoken = {i: _well_formed(text) for i, text in enumerate(texts) if text.strip()}
         ids: list[list[int]] = [[] for _ in texts]
         if spoken:
-            encoded = self._tokenizer(
-                list(spoken.values()),
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )["input_ids"]
+            with _TOKENIZING:
+                encoded = self._tokenizer(
+                    list(spoken.values()),
+                    add_special_tokens=False,
+                    split_special_tokens=True,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )["input_ids"]
             for i, tokens in zip(spoken, encoded, strict=True):
                 ids[i] = list(tokens[:limit])
         return ids
@@ -258,7 +278,7 @@ class TextEncoder(nn.Module):
 
     def collate(self, windows: Sequence[Window]) -> Tokens:
         """Add the special tokens and pad to the longest window."""
-        padding = self._tokenizer.pad_token_id or 0
+        padding = self.packing["padding"]
         width = max((self.length(window) for window in windows), default=0)
         input_ids = np.full((len(windows), width), padding, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
