@@ -25,6 +25,7 @@ def models(
         return
     from mmerc.models import MODELS
     from mmerc.models.describe import MELD_CLASSES, MELD_WIDTHS, card
+    from mmerc.shipped import SHIPPED, located
 
     cards = [card(name) for name in MODELS]
     if as_json:
@@ -38,7 +39,9 @@ def models(
     console.print(
         f"parameters: of the first preset, the default, at MELD's shape ({widths}, {MELD_CLASSES} classes)\n"
         "causal: whether --set network.causal=true hides later utterances from it; always: it never looks\n"
-        "next: mmerc models show NAME > my.yaml  (every setting, explained)",
+        "next: mmerc models show NAME > my.yaml  (every setting, explained)\n"
+        "\ntrained, in the box, each with its card:\n"
+        + "\n".join(f"  {name}: {about} ({located(name) / 'README.md'})" for name, about in SHIPPED.items()),
         soft_wrap=True,
     )
 
