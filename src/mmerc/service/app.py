@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from mmerc.errors import MmercError
 from mmerc.recognizer import Recognizer
-from mmerc.service import failures, media, routes
+from mmerc.service import failures, media, page, routes, sessions
 from mmerc.service.guard import Guard
 from mmerc.service.schemas import describe_limits
 from mmerc.service.settings import Settings
@@ -54,6 +54,8 @@ def create_app(recognizers: Mapping[str, Recognizer], settings: Settings | None 
     app.add_exception_handler(MmercError, failures.answer_mmerc)
     app.include_router(routes.router)
     app.include_router(media.router)
+    app.include_router(sessions.router)
+    app.include_router(page.router)
     _describe(app, settings=service.settings)
     return app
 
