@@ -11,16 +11,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmerc.conversation import Conversation, Emotion, Prediction, Utterance
+    from mmerc.conversation import Conversation, Coverage, Emotion, Prediction, Utterance
     from mmerc.corpus import Corpus
     from mmerc.errors import MmercError
+    from mmerc.explanation import Explanation, Influence
     from mmerc.recognizer import Recognizer, load
     from mmerc.transcripts import read_transcript
 
 __all__ = [
     "Conversation",
     "Corpus",
+    "Coverage",
     "Emotion",
+    "Explanation",
+    "Influence",
     "MmercError",
     "Prediction",
     "Recognizer",
@@ -32,7 +36,10 @@ __all__ = [
 _HOME = {
     "Conversation": "conversation",
     "Corpus": "corpus",
+    "Coverage": "conversation",
     "Emotion": "conversation",
+    "Explanation": "explanation",
+    "Influence": "explanation",
     "MmercError": "errors",
     "Prediction": "conversation",
     "Recognizer": "recognizer",

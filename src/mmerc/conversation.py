@@ -1,12 +1,17 @@
 """What a user hands in and gets back: conversations of utterances, and their predicted emotions."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ["dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +100,32 @@ class Prediction:
     def to_json(self) -> str:
         """Return `to_dict()` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a table with a row per utterance; see `frame` for its columns."""
+        return frame([self])
+
+
+def frame(predictions: Iterable[Prediction]) -> "pd.DataFrame":
+    """Return predictions as a table with a row per utterance.
+
+    Its columns are `dialogue_id`, `index`, `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label that
+    the transcript has), `label` (the predicted one), `confidence`, `context_weight`, then `probability_…` for
+    each label and `contribution_…` for each modality. What is not known is missing.
+    """
+    import pandas as pd  # takes a while, and only tables need it
+
+    found = [prediction.to_dict() for prediction in predictions]
+    rows = [{"dialogue_id": d["conversation"], **_flat(row)} for d in found for row in d["utterances"]]
+    columns = dict.fromkeys([*_COLUMNS, "context_weight", *(name for row in rows for name in row)])
+    table = pd.DataFrame(rows, columns=list(columns))
+    return table.astype({"start_ms": "Int64", "end_ms": "Int64"})
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Spread the probabilities and contributions of one utterance over columns of their own."""
+    nested = {"probabilities": "probability", "contributions": "contribution"}
+    flat = {name: value for name, value in row.items() if name not in nested}
+    for name, prefix in nested.items():
+        flat |= {f"{prefix}_{key}": value for key, value in (row[name] or {}).items()}
+    return flat

@@ -1,5 +1,6 @@
 """`load(checkpoint).predict(conversation)`: a trained model in the hands of a user."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,12 +70,16 @@ def refuse_recording(path: Path) -> None:
 
 
 class Recognizer:
-    """Predicts emotions of conversations with the checkpoint's own labels and feature recipes."""
+    """Predicts emotions of conversations with the checkpoint's own labels and feature recipes.
+
+    Several threads may use one recognizer at once; each gets what it would get alone.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
         self._pipeline = checkpoint.pipeline.to(choose_device(device)).eval()
         self._encoder: TextEncoder | None = None
+        self._loading = threading.Lock()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -211,9 +216,10 @@ class Recognizer:
         text = self.checkpoint.info.modalities.get("text")
         if text is None or self._pipeline.encoder is not None:
             return self._pipeline.encoder
-        if self._encoder is None and text.recipe.get("kind") == "text-encoder":
-            self._encoder = encoder_for(text.recipe)
-        return self._encoder
+        with self._loading:  # once, however many threads ask for it first
+            if self._encoder is None and text.recipe.get("kind") == "text-encoder":
+                self._encoder = encoder_for(text.recipe)
+            return self._encoder
 
     def _with_text_vectors(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
         """Add the text vectors that are missing, by the recipe of the checkpoint."""

@@ -5,38 +5,31 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmerc.conversation import Emotion, Prediction, Utterance
+from mmerc.conversation import Emotion, Prediction, Utterance, frame
 
 LOW_CONFIDENCE = 0.5
 
-_COLUMNS = ["dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def write_predictions(predictions: Sequence[Prediction], fmt: Literal["json", "csv"]) -> str:
     """Return predictions as the content of a file.
 
-    JSON is a list with one object per conversation (`Prediction.to_dict`). CSV has a row per utterance:
-    `dialogue_id`, `index`, `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label that the transcript
-    has), `label` (the predicted one), `confidence`, `context_weight`, then a column `probability_…` per
-    label and `contribution_…` per modality. A cell is empty where there is no value.
+    JSON is a list with one object per conversation (`Prediction.to_dict`), CSV the table of
+    `conversation.frame`; a cell is empty where there is no value.
     """
-    found = [prediction.to_dict() for prediction in predictions]
     if fmt == "json":
+        found = [prediction.to_dict() for prediction in predictions]
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    rows = [{"dialogue_id": d["conversation"], **_flat(row)} for d in found for row in d["utterances"]]
-    columns = dict.fromkeys([*_COLUMNS, "context_weight", *(name for row in rows for name in row)])
-    frame = pd.DataFrame(rows, columns=list(columns)).astype({"start_ms": "Int64", "end_ms": "Int64"})
     # all text in quotes: minimal quoting overlooks a lone carriage return
-    return frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    return frame(predictions).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
 
 
 def render(prediction: Prediction) -> RenderableType:
@@ -80,15 +73,6 @@ def _columns(prediction: Prediction) -> list[_Column]:
             "context", lambda u, e: None if e.context_weight is None else _bar(e.context_weight), "right"
         ),
     ]
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Spread the probabilities and contributions of one utterance over columns of their own."""
-    nested = {"probabilities": "probability", "contributions": "contribution"}
-    flat = {name: value for name, value in row.items() if name not in nested}
-    for name, prefix in nested.items():
-        flat |= {f"{prefix}_{key}": value for key, value in (row[name] or {}).items()}
-    return flat
 
 
 def _line(text: str) -> Text:
