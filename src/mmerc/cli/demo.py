@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 MODELS = ("text-only", "late-fusion", "df-erc")
+CHAT = Path("examples/chat.txt")  # of the repository
 
 
 def demo(
@@ -19,7 +20,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Runs of each model.", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="Runs side by side, one thread each.", min=1)] = 3,
 ) -> None:
-    """Generate the corpus `scripted`, train three models, compare them, and predict a conversation.
+    """Generate the corpus `scripted`, train three models, compare them, predict a conversation and report it.
 
     What is already trained in `--out` is not trained again.
     """
@@ -31,6 +32,7 @@ def demo(
     from mmerc.experiments.runs import plan
     from mmerc.models import resolve
     from mmerc.recognizer import load
+    from mmerc.report import write_report
     from mmerc.transcripts import render
 
     folder = out / "scripted"
@@ -55,9 +57,18 @@ def demo(
     best = plan(corpus, out / "df-erc", range(seeds), cross_validate=False)[0].folder
     longest = max(corpus.split("test"), key=lambda d: corpus.offsets[d + 1] - corpus.offsets[d])
     console.print("[bold]6.[/] a conversation of the test split, as DF-ERC reads it")
-    console.print(render(load(best, "cpu").predict(corpus.conversation(int(longest)))))
+    recognizer = load(best, "cpu")
+    conversation = corpus.conversation(int(longest))
+    console.print(render(recognizer.predict(conversation)))
+    page = out / "report.html"
+    write_report(page, [recognizer.explain(conversation)], title="A conversation of the demo", model="df-erc")
+    console.print(f"[bold]7.[/] the same as a page to look at, with the turns that mattered: {page}")
+    if CHAT.exists():
+        console.print(f"[bold]8.[/] {CHAT}, as `meld-text` reads it, the model in the box")
+        console.print(render(load(device="cpu").predict(CHAT)))
     console.print(
-        f"next: mmerc predict {best} examples/chat.txt\n"
+        f"next: open {page} in a browser\n"
+        f"      mmerc predict {CHAT} --html chat.html  (or a chat of yours)\n"
         f"      mmerc evaluate {out / 'df-erc'} --corpus {folder}  (each class, confusion, calibration)"
     )
 

@@ -29,6 +29,9 @@ def predict(
     ] = None,
     format: Annotated[Literal["table", "json", "csv"], typer.Option(help="What to write.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page to look at, too (`mmerc report` has more options).")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the visual recipe, if they are not where it says.")
@@ -44,23 +47,28 @@ def predict(
     from mmerc.errors import ConfigError
     from mmerc.features.extractors import Files
     from mmerc.recognizer import load, read_conversation, refuse_recording
+    from mmerc.report import explain, write_report
     from mmerc.storage import write_text
     from mmerc.transcripts import read_transcript, render, write_predictions
 
     if format == "table" and out is not None:
         raise ConfigError("--out needs --format json or csv")
     checkpoint, conversation = checkpoint_and_conversation(given)
+    recognizer = load(checkpoint, device)
     if transcript is None:
         refuse_recording(conversation)
-        conversations = read_transcript(conversation)
-        predictions = load(checkpoint, device).predict_many(conversations)
+        predictions = recognizer.predict_many(read_transcript(conversation))
     else:
-        recognizer = load(checkpoint, device)
         spoken = read_conversation(transcript)
         with metering(jobs, "processes", cache) as meter:
             files = Files(weights, face_detector)
             predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
     _tell_what_was_used(predictions)
+    if html is not None:
+        explanations = [explain(recognizer, prediction) for prediction in predictions]
+        media = None if transcript is None else conversation
+        model = f"{recognizer.checkpoint.run.model}, trained on {recognizer.checkpoint.info.corpus}"
+        write_report(html, explanations, media=media, model=model)
     if format == "table":
         for prediction in predictions:
             Console(highlight=False).print(render(prediction))
