@@ -5,13 +5,19 @@ The pipe stays open as long as the service lives: when it closes, this process e
 
 import json
 import os
+import re
 import resource
 import sys
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mmerc.errors import MmercError
+from mmerc.errors import ConversationError, MmercError
+
+if TYPE_CHECKING:
+    from mmerc.conversation import Conversation
+
+QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
 def main() -> None:
@@ -49,14 +55,14 @@ def _predicted(job: dict[str, Any]) -> dict[str, Any]:
     from mmerc.extraction.engines import in_processes
     from mmerc.extraction.measuring import Meter
     from mmerc.features.media_file import probe
-    from mmerc.recognizer import load, read_conversation
+    from mmerc.recognizer import load
     from mmerc.service.failures import Failure
     from mmerc.service.schemas import check_length
     from mmerc.service.settings import Settings
 
     settings = Settings(**job["settings"])
     recording = Path(job["recording"])
-    conversation = read_conversation(job["transcript"])
+    conversation = _read(job["transcript"])
     check_length(conversation, settings)
     if job["id"]:
         conversation = replace(conversation, id=job["id"])
@@ -67,6 +73,16 @@ def _predicted(job: dict[str, Any]) -> dict[str, Any]:
     with Cache(None) as cache:
         meter = Meter(in_processes(settings.media_jobs), cache)
         return recognizer.predict_recording(conversation, recording, meter).to_dict()
+
+
+def _read(transcript: str) -> "Conversation":
+    from mmerc.recognizer import read_conversation
+    from mmerc.service.failures import Failure
+
+    try:
+        return read_conversation(transcript)
+    except ConversationError as error:  # it quotes what it cannot read, for a user's own screen
+        raise Failure(422, "cannot_be_read", QUOTED.sub("…", str(error)), "transcript") from None
 
 
 def _end_with_the_service() -> None:
