@@ -75,10 +75,11 @@
     const x1 = b.left + b.width / 2 - left;
     const y0 = a.top + a.height / 2 - top;
     const y1 = b.top + b.height / 2 - top;
-    const lift = Math.min(y0, y1) - Math.min(46, 14 + Math.abs(x1 - x0) / 8);
+    const upper = Math.min(y0, y1);
+    const lift = Math.max(4 - upper, upper - Math.min(46, 14 + Math.abs(x1 - x0) / 8)); // inside the drawing
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
     path.setAttribute("d", `M${x0} ${y0}Q${(x0 + x1) / 2} ${lift} ${x1} ${y1}`);
-    path.setAttribute("stroke-width", String(1.5 + Math.min(5, Math.abs(change) * 16)));
+    path.setAttribute("stroke-width", String(2 + Math.min(5, Math.abs(change) * 16)));
     path.setAttribute("class", change > 0 ? "for" : "against");
     svg.querySelector(".arcs").append(path);
   };

@@ -19,7 +19,7 @@ from mmerc.explanation import Explanation
 from mmerc.report.answers import Answers, Voice, count_answers, voices
 from mmerc.report.palette import colours_css, looks_of, stacking
 from mmerc.report.recording import Recording, find_recording
-from mmerc.report.timeline import LANE, Timeline, clock, draw, spans_ms
+from mmerc.report.timeline import LANE, TOP, Timeline, clock, draw, spans_ms
 from mmerc.report.turns import Turn, percent, rows
 from mmerc.storage import write_text
 
@@ -59,6 +59,11 @@ class Chapter:
     def explained(self) -> bool:
         """Whether it is known which turns moved which."""
         return any(turn.moved for turn in self.turns)
+
+    @property
+    def weighed(self) -> bool:
+        """Whether it is known how much modalities or context counted."""
+        return any(turn.sources or turn.context for turn in self.turns)
 
 
 def render_report(
@@ -117,6 +122,7 @@ def render_report(
         script=Markup(script),
         recording=recording,
         LANE=LANE,
+        TOP=TOP,
     )
     return html.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no place in a file
 

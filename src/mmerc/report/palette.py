@@ -89,22 +89,17 @@ ORDER: Final = (
 
 
 def looks_of(labels: Sequence[str]) -> list[Look]:
-    """Return a look for each label; a name that is not known gets a free one, always the same."""
-    names = list(LOOKS)
-    known = {label: ALIASES.get(label.casefold(), label.casefold()) for label in labels}
-    taken = {name for name in known.values() if name in ORDER}
-    used: set[str] = set()
-    looks = []
-    for position, label in enumerate(labels):
-        name = known[label]
-        if name not in ORDER or name in used:
-            digest = hashlib.sha256(label.casefold().encode("utf-8", "replace")).digest()
-            turned = names[digest[0] % len(names) :] + names[: digest[0] % len(names)]
-            name = next((n for n in turned if n not in taken), "")
-        taken.add(name)
-        used.add(name)
-        looks.append(LOOKS[name] if name else _mixed(position))
-    return looks
+    """Return a look for each label; a name that is not known gets a free one, for a set of names the same."""
+    chosen: dict[str, str] = {}
+    for label in labels:
+        name = ALIASES.get(label.casefold(), label.casefold())
+        if name in ORDER and name not in chosen.values():
+            chosen[label] = name
+    for label in sorted(set(labels) - chosen.keys()):
+        free = [name for name in _preferred(label) if name not in chosen.values()]
+        if free:
+            chosen[label] = free[0]
+    return [LOOKS[chosen[x]] if x in chosen else _mixed(k) for k, x in enumerate(labels)]
 
 
 def stacking(labels: Sequence[str]) -> list[int]:
@@ -136,6 +131,14 @@ def contrast(one: str, other: str) -> float:
 def ink_on(colour: str) -> str:
     """Return the ink that is seen best on a colour."""
     return max(INKS, key=lambda ink: contrast(ink, colour))
+
+
+def _preferred(label: str) -> list[str]:
+    """Return the looks in the order in which a name that is not known takes them, those of no name first."""
+    turn = hashlib.sha256(label.casefold().encode("utf-8", "replace")).digest()[0]
+    spare = [name for name in LOOKS if name not in ORDER]
+    named = [name for name in LOOKS if name in ORDER]
+    return [names[(turn + k) % len(names)] for names in (spare, named) for k in range(len(names))]
 
 
 def _luminance(colour: str) -> float:

@@ -13,6 +13,7 @@ from mmerc.conversation import Conversation, Prediction
 
 LANES: Final = 12  # of the most talkative; the others share one
 LANE: Final = 30  # pixels
+TOP: Final = 16  # above the lanes, for the arcs
 ASSUMED_MS: Final = 5000  # the length of a turn that has no end, at most
 SPOKEN: Final = 0.2  # of the time, from which on an axis of time shows anything; a chat of days does not
 CURVED: Final = 250  # turns up to which the ribbon is smooth
@@ -64,8 +65,8 @@ class Timeline:
 
     @property
     def height(self) -> int:
-        """Of the lanes, in pixels."""
-        return LANE * len(self.lanes)
+        """Of the lanes and what is above them, in pixels."""
+        return TOP + LANE * len(self.lanes)
 
 
 def draw(prediction: Prediction, labels: Sequence[str], order: Sequence[int]) -> Timeline:
@@ -144,14 +145,15 @@ def _lanes(speakers: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
 def _time_ticks(spans: Sequence[tuple[int, int]]) -> tuple[Tick, ...]:
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     steps = [s * 1000 for s in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)]
-    step = next((s for s in steps if (last - first) / s <= 8), -(-(last - first) // 8))
+    most = max(8, len(spans) // 20)  # the drawing grows with the turns
+    step = next((s for s in steps if (last - first) / s <= most), -(-(last - first) // most))
     times = range(-(-first // step) * step, last + 1, step)
     return tuple(Tick(round(100 * (t - first) / (last - first), 3), clock(t)) for t in times)
 
 
 def _turn_ticks(count: int) -> tuple[Tick, ...]:
-    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-    step = next((s for s in steps if count / s <= 10), -(-count // 10))
+    steps = (1, 2, 5, 10, 20)
+    step = next((s for s in steps if count / s <= 10), 25)
     numbers = sorted({1, *range(step, count + 1, step)})
     return tuple(Tick(round(100 * (n - 0.5) / count, 3), str(n)) for n in numbers)
 

@@ -133,10 +133,10 @@ def rows(
 def percent(value: float) -> str:
     """Return a share of 1 in percents, as people read it: never 0 or 100 where it is not."""
     if 0 < value < 0.005:
-        return "< 1 %"
+        return "< 1\u00a0%"
     if 0.995 <= value < 1:
-        return "> 99 %"
-    return f"{100 * value:.0f} %"
+        return "> 99\u00a0%"
+    return f"{100 * value:.0f}\u00a0%"
 
 
 def points(change: float) -> str:
@@ -154,7 +154,7 @@ def _shares(emotion: Emotion, labels: Sequence[str], order: Sequence[int]) -> tu
     shares, x = [], 0.0
     for label in order:
         width = 100 * emotion.probabilities.get(labels[label], 0.0)
-        shares.append(Share(label, f"{width:.1f} %", round(x, 1), round(width, 2)))
+        shares.append(Share(label, f"{width:.1f}\u00a0%", round(x, 1), round(width, 2)))
         x += width
     return tuple(shares)
 
