@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all coverage check format bench results shipped clean
+.PHONY: demo test test-all coverage check format bench docs results shipped clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
@@ -37,6 +37,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/models.py
 
+# The documentation as a site, in build/site.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Trains the models that come with mmerc and writes them into the package.
 shipped: $(VENV)/.installed
 	MMERC=$(BIN)/mmerc PYTHON=$(BIN)/python benchmarks/shipped.sh
@@ -53,6 +57,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	@touch $@
 
 clean:
