@@ -2,14 +2,17 @@
 
     OMP_NUM_THREADS=1 python benchmarks/live.py CHECKPOINT [--turns 200] [--rounds 5]
 
-The turns are sentences of 2 to 30 words, two speakers in turn. `text` is the part that reads the new turn,
-`network` the rest: the run over all turns so far.
+The turns are sentences of 2 to 30 words, two speakers in turn. `text` is the median of the part that reads
+the new turn, `network` of the rest: the run over all turns so far. Memory is what the process grew by in the
+first conversation, which warms up the libraries, and in each of the others.
 """
 
 import argparse
+import os
 import random
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,8 +41,9 @@ def measure(checkpoint: str, count: int, rounds: int) -> None:
     took = np.zeros((rounds, count))
     read = np.zeros((rounds, count))
     LiveConversation(recognizer).append(Utterance("warm up"))
+    lives, memory = [], [resident()]
     for number in range(rounds):
-        live = LiveConversation(recognizer, longest=count)
+        lives.append(live := LiveConversation(recognizer, longest=count))
         for turn, utterance in enumerate(turns(count, number)):
             start = time.perf_counter()
             if live._text is not None:
@@ -48,6 +52,7 @@ def measure(checkpoint: str, count: int, rounds: int) -> None:
             live.append(utterance)
             read[number, turn] = middle - start
             took[number, turn] = time.perf_counter() - middle
+        memory.append(resident())
     ahead = "looks ahead" if live.looks_ahead else "causal"
     print(f"{checkpoint}: {ahead}, {torch.get_num_threads()} thread(s), {rounds} conversations")
     print(f"{'turns':>10} {'p50':>7} {'p95':>7} {'p99':>7} {'text':>7} {'network':>8}   ms")
@@ -57,6 +62,13 @@ def measure(checkpoint: str, count: int, rounds: int) -> None:
         p50, p95, p99 = np.percentile(part, (50, 95, 99))
         name = f"{first + 1}-{last}"
         print(f"{name:>10} {p50:7.1f} {p95:7.1f} {p99:7.1f} {text:7.1f} {p50 - text:8.1f}")
+    first, *others = np.diff(memory) / 2**20
+    print(f"memory: {first:.0f} MiB for the first conversation, {np.mean(others):.1f} for another")
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -66,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", nargs="+", help="a checkpoint folder or a shipped model")
     parser.add_argument("--turns", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="conversations, at least 2")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for checkpoint in options.checkpoint:

@@ -249,16 +249,20 @@ async def sessions_of(connection: HTTPConnection) -> Sessions:
 router = APIRouter(prefix="/v1/sessions", tags=["live conversations"], route_class=JsonRoute)
 All = Annotated[Sessions, Depends(sessions_of)]
 Id = Annotated[str, Path(max_length=64)]
-_FULL: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer, "description": "The session is full."}}
+Errors = dict[int | str, dict[str, Any]]
+_FULL: Errors = {409: {"model": ErrorAnswer, "description": "The session is full."}}
+_OVER: Errors = {404: {"model": ErrorAnswer, "description": "No such session, or it is over."}}
+_ASKED = errors(401, 403, 422, 500, 503) | _OVER
+_SENT = errors(400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
 
 
-@router.post("", status_code=HTTPStatus.CREATED, responses=errors(400, 401, 404, 415, 422, 429))
+@router.post("", status_code=HTTPStatus.CREATED, responses=_SENT | errors(404))
 async def start(request: SessionRequest, sessions: All) -> SessionOut:
     """Begin a live conversation."""
     return SessionOut(**sessions.describe(sessions.start(request)))
 
 
-@router.post("/{session}/utterances", responses=errors(400, 401, 404, 415, 422, 429, 504) | _FULL)
+@router.post("/{session}/utterances", responses=_SENT | errors(504) | _FULL | _OVER)
 async def append(session: Id, utterance: UtteranceIn, sessions: All) -> UpdateAnswer:
     """Add a turn; the answer is its emotion, and which earlier turns it changed.
 
@@ -267,7 +271,7 @@ async def append(session: Id, utterance: UtteranceIn, sessions: All) -> UpdateAn
     return UpdateAnswer.model_validate((await sessions.append(session, utterance)).to_dict())
 
 
-@router.get("/{session}", responses=errors(401, 404, 422))
+@router.get("/{session}", responses=_ASKED)
 async def show(session: Id, sessions: All) -> SessionAnswer:
     """Return all turns so far, as they are seen now."""
     found = sessions.find(session)
@@ -278,7 +282,7 @@ async def show(session: Id, sessions: All) -> SessionAnswer:
     return SessionAnswer(**sessions.describe(found), **said)
 
 
-@router.delete("/{session}", status_code=HTTPStatus.NO_CONTENT, responses=errors(401, 404, 422))
+@router.delete("/{session}", status_code=HTTPStatus.NO_CONTENT, responses=_ASKED)
 async def end(session: Id, sessions: All) -> None:
     """Forget a live conversation."""
     sessions.end(session)
