@@ -30,7 +30,9 @@ def report(
         ),
     ] = None,
     thumbnails: Annotated[bool, typer.Option(help="Show a small picture of each turn of a video.")] = True,
-    embed: Annotated[bool, typer.Option(help="Put the recording into the page, up to 8 MiB.")] = False,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Put the recording into the page, up to 8 MiB.")
+    ] = False,
     influences: Annotated[
         int, typer.Option(help="How many turns are named that mattered to a turn; 0 saves the search.", min=0)
     ] = 5,

@@ -73,8 +73,8 @@
     const [a, b] = [from, to].map((bar) => bar.querySelector("rect").getBoundingClientRect());
     const x0 = a.left + a.width / 2 - left;
     const x1 = b.left + b.width / 2 - left;
-    const y0 = a.top + a.height / 2 - top;
-    const y1 = b.top + b.height / 2 - top;
+    const y0 = a.top - top;
+    const y1 = b.top - top;
     const upper = Math.min(y0, y1);
     const lift = Math.max(4 - upper, upper - Math.min(46, 14 + Math.abs(x1 - x0) / 8)); // inside the drawing
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");

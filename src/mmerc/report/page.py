@@ -69,7 +69,7 @@ class Chapter:
 def render_report(
     explanations: Sequence[Explanation],
     *,
-    media: Path | None = None,
+    media: str | Path | None = None,
     title: str = TITLE,
     model: str = "",
     generated: datetime | None = None,
@@ -102,7 +102,7 @@ def render_report(
     labels = list(
         dict.fromkeys(k for e in explanations for x in e.prediction.emotions for k in x.probabilities)
     )
-    recording = None if media is None else find_recording(media, folder, thumbnails, embed)
+    recording = None if media is None else find_recording(Path(media), folder, thumbnails, embed)
     chapters = [_chapter(number, e, labels, recording) for number, e in enumerate(explanations)]
     looks = looks_of(labels)
     style = _asset("page.css") + colours_css(looks) + _widths(chapters)
@@ -131,7 +131,7 @@ def write_report(
     path: str | Path,
     explanations: Sequence[Explanation],
     *,
-    media: Path | None = None,
+    media: str | Path | None = None,
     title: str = TITLE,
     model: str = "",
     generated: datetime | None = None,
