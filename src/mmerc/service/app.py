@@ -48,6 +48,7 @@ def create_app(recognizers: Mapping[str, Recognizer], settings: Settings | None 
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.sessions = sessions.Sessions(service)
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(HTTPException, failures.answer_http)
     app.add_exception_handler(RequestValidationError, failures.answer_validation)

@@ -238,11 +238,8 @@ class Sessions:
 
 
 async def sessions_of(connection: HTTPConnection) -> Sessions:
-    """Return the sessions of the app, which are there from the first request for one on."""
-    state = connection.app.state
-    if not hasattr(state, "sessions"):
-        state.sessions = Sessions(state.service)
-    sessions: Sessions = state.sessions
+    """Return the sessions of the app."""
+    sessions: Sessions = connection.app.state.sessions
     return sessions
 
 
