@@ -2,9 +2,9 @@
 
     python benchmarks/service_load.py [--seconds 60] [--clients 50] [--model NAME_OR_FOLDER]
 
-The service runs in a process of its own, the clients in this one. First the bare model and the service, with
-one client, are called in turn with the same conversations: the median of the differences is what the service
-adds. Then all clients call at once. `--kill` kills the service (SIGKILL) in the middle and
+The service runs in a process of its own, the clients in this one. First the bare model and the service, by
+one client, are called in short loops, in turn, with the same conversations: the median of the differences is
+what the service adds. Then all clients call at once. `--kill` kills the service (SIGKILL) in the middle and
 starts it again: what was answered was answered, and clients lose only what they were waiting for.
 """
 
@@ -37,7 +37,11 @@ WORDS = (
     *("sad", "the", "train", "late", "again", "why", "thanks", "wait"),
 )
 LONGEST = 10  # utterances
-WARM = 20  # calls before the clock counts
+LOOP = 25  # calls in a row
+HEAD = (
+    b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n"
+)
 
 
 @dataclass
@@ -160,27 +164,30 @@ async def crowd(server: Server, bodies: Sequence[bytes], arguments: argparse.Nam
 
 
 async def compare(server: Server, model: str, spoken: Sequence[Conversation]) -> tuple[Answers, Answers]:
-    """Call the bare model and the service in turn, with the same conversations, over one connection."""
+    """Call the bare model and the service in loops of `LOOP` calls, in turn, with the same conversations."""
     recognizer = mmerc.load(model)
     bare, served = Answers(), Answers()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    head = (
-        "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
-    )
-    for conversation in (*spoken[:WARM], *spoken):
-        started = time.perf_counter()
-        recognizer.predict(conversation)
-        bare.seconds.append(time.perf_counter() - started)
-        content = body(conversation)
-        started = time.perf_counter()
-        writer.write(f"{head}{len(content)}\r\n\r\n".encode() + content)
+
+    async def ask(content: bytes) -> None:
+        writer.write(HEAD % len(content) + content)
         received = (await reader.readuntil(b"\r\n\r\n")).decode()
         await reader.readexactly(int(re.findall(r"(?i)content-length: (\d+)", received)[0]))
-        served.seconds.append(time.perf_counter() - started)
         served.statuses[received.split()[1]] += 1
+
+    for start in range(0, len(spoken), LOOP):
+        part = spoken[start : start + LOOP]
+        recognizer.predict(part[0])
+        for conversation in part:
+            started = time.perf_counter()
+            recognizer.predict(conversation)
+            bare.seconds.append(time.perf_counter() - started)
+        await ask(body(part[0]))
+        for content in map(body, part):
+            started = time.perf_counter()
+            await ask(content)
+            served.seconds.append(time.perf_counter() - started)
     writer.close()
-    for answers in (bare, served):
-        del answers.seconds[:WARM]
     return bare, served
 
 

@@ -54,7 +54,6 @@ def serve(recognizers: Mapping[str, Recognizer], settings: Settings, host: str, 
     shown = f"[{address}]" if ":" in address else address
     LOG.info("serving", extra={"fields": {"address": f"http://{shown}:{bound}", "models": list(recognizers)}})
     _Server(config, service).run([listener])
-    LOG.info("stopped")
 
 
 class _Server(uvicorn.Server):
