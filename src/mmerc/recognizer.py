@@ -155,18 +155,22 @@ class Recognizer:
 
     def predict_many(self, conversations: Sequence[Conversation]) -> list[Prediction]:
         """Return the predictions of several conversations, computed together; see `predict`."""
+        predictions = self._predict(conversations)
+        for conversation, prediction in zip(conversations, predictions, strict=True):
+            if not any(coverage.present for coverage in prediction.modalities.values()):
+                raise ConversationError(
+                    f"conversation {conversation.id!r} has nothing that this model reads; "
+                    f"it reads: {', '.join(self.modalities)}"
+                )
+        return predictions
+
+    def _predict(self, conversations: Sequence[Conversation]) -> list[Prediction]:
+        """Predict, also where there is nothing to go by: what is left then is how frequent an emotion is."""
         if not conversations:
             return []
         ready = self._with_text_vectors(conversations)
         widths = {m: x.width for m, x in self.checkpoint.info.modalities.items()}
         examples = Examples.from_conversations(ready, widths, self._pipeline.encoder)
-        for number, conversation in enumerate(conversations):
-            rows = slice(int(examples.offsets[number]), int(examples.offsets[number + 1]))
-            if not examples.present[rows].any():
-                raise ConversationError(
-                    f"conversation {conversation.id!r} has nothing that this model reads; "
-                    f"it reads: {', '.join(self.modalities)}"
-                )
         found = self._pipeline.infer(examples, np.arange(len(conversations)))
         present = examples.present.numpy()
         emotions = []
@@ -203,7 +207,8 @@ class Recognizer:
         if not isinstance(conversation, Conversation):
             conversation = read_conversation(conversation)
         (ready,) = self._with_text_vectors([conversation])
-        return occlude(self.predict_many, self.predict_many([ready])[0], most)
+        prediction = self.predict_many([ready])[0]
+        return occlude(self._predict, prediction, most)  # a turn may be the only one that says something
 
     def text_encoder(self) -> TextEncoder | None:
         """Return what reads raw text: an encoder trained along, or the recipe's, loaded at the first call.

@@ -63,7 +63,7 @@ def predict(
         with metering(jobs, "processes", cache) as meter:
             files = Files(weights, face_detector)
             predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
-    _tell_what_was_used(predictions)
+    tell_what_was_used(predictions)
     if html is not None:
         explanations = [explain(recognizer, prediction) for prediction in predictions]
         media = None if transcript is None else conversation
@@ -89,7 +89,7 @@ def checkpoint_and_conversation(given: "Sequence[Path]") -> tuple[Path, Path]:
     return (Path(DEFAULT), given[0]) if len(given) == 1 else (given[0], given[1])
 
 
-def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
+def tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
     """Say on stderr in how many utterances each modality was there, and why not in the others."""
     total = sum(map(len, predictions))
     parts = []

@@ -1,12 +1,13 @@
 """`mmerc report`: the emotions of a conversation as a page to look at."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmerc.cli.measuring import CacheFile, Jobs, metering
-from mmerc.cli.predict import checkpoint_and_conversation
+from mmerc.cli.predict import checkpoint_and_conversation, tell_what_was_used
 
 
 def report(
@@ -84,5 +85,7 @@ def report(
         thumbnails=thumbnails,
         embed=embed,
     )
+    tell_what_was_used(predictions)
+    sys.stderr.write(f"{out} is written: open it in a browser\n")
     if open_it:
         typer.launch(str(out))
