@@ -229,8 +229,15 @@ def test_files_and_errors(visit: Open) -> None:
     problem.wait_for()
     assert "b.srt" in problem.text_content()
     assert page.locator("#rows > li").count() == 1  # what was there stays
-    paste(page)
-    page.locator("#rows > li").nth(3).wait_for()
+    drop = """() => {
+      const given = new DataTransfer();
+      given.items.add(new File(["text,speaker\\nlate,Ann\\nfine,Ben\\n"], "c.csv"));
+      const event = new DragEvent("drop", { dataTransfer: given, cancelable: true });
+      document.getElementById("whole").dispatchEvent(event);
+    }"""
+    page.evaluate(drop)
+    page.locator("#rows > li").nth(1).wait_for()
+    assert page.locator("#rows .who").all_text_contents() == ["Ann", "Ben"]
     assert problem.is_hidden()
 
 
