@@ -27,7 +27,7 @@ FORMS: Final = (  # of transcripts, by the end of their name; see mmerc.transcri
     ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".srt", ".vtt", ".ass", ".ssa", ".eaf", ".textgrid", ".txt",
 )  # fmt: skip
 FIELDS: Final = ("model", "id")
-FIELD_BYTES: Final = 800
+FIELD_CHARACTERS: Final = 200
 
 
 class Uploads:
@@ -189,7 +189,7 @@ class _Form:
             raise Failure(422, "invalid", "this part is there twice", name)
         self._name = name
         if name in FIELDS:
-            self._room = FIELD_BYTES
+            self._room = 4 * FIELD_CHARACTERS  # bytes of UTF-8
             self._field = self._fields[name] = bytearray()
             return
         self._room = self._settings.max_media_bytes
@@ -202,6 +202,8 @@ class _Form:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self._room -= end - start
+        if self._room < 0 and self._field is not None:
+            raise _long_field(self._name)
         if self._room < 0:
             raise Failure(413, "too_large", "this part is too large", self._name)
         if self._file is not None:
@@ -225,9 +227,16 @@ def _form_of(name: bytes) -> str:
 
 def _decoded(name: str, value: bytearray) -> str:
     try:
-        return value.decode()
+        text = value.decode()
     except UnicodeDecodeError:
         raise Failure(400, "invalid", "this is not UTF-8", name) from None
+    if len(text) > FIELD_CHARACTERS:
+        raise _long_field(name)
+    return text
+
+
+def _long_field(name: str) -> Failure:
+    return Failure(422, "too_long", f"this has at most {FIELD_CHARACTERS} characters", name)
 
 
 def _broken(why: str) -> Failure:
