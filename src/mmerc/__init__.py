@@ -2,7 +2,7 @@
 
 import mmerc
 
-recognizer = mmerc.load("runs/df-erc")
+recognizer = mmerc.load()  # the model in the box; or mmerc.load("runs/df-erc")
 for utterance, emotion in recognizer.predict(mmerc.read_transcript("chat.txt")[0]):
     print(utterance.speaker, emotion.label, emotion.confidence)
 """

@@ -14,8 +14,9 @@ from mmerc.errors import FeatureError
 from mmerc.features.densenet import DenseNet, DenseNetConfig
 from mmerc.features.expression import SCALES, DenseNetFerPlus, OnnxExpression, Scale
 from mmerc.features.faces import Face
-from mmerc.features.onnx_models import OnnxDetector, file_sha256
+from mmerc.features.onnx_models import OnnxDetector
 from mmerc.features.recipe import Image, Look, VisualExtractor
+from mmerc.features.weights import file_sha256
 
 SETTINGS = {"norm_epsilon": "0.001", "pixel_mean": "100", "pixel_sd": "50", "format": "pt"}
 

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from mmerc.errors import FeatureError
 from mmerc.features.haar import HaarDetector
-from mmerc.features.onnx_models import OnnxDetector, OnnxModel, detector_for, file_sha256
+from mmerc.features.onnx_models import OnnxDetector, OnnxModel, detector_for
+from mmerc.features.weights import file_sha256
 
 
 def picture(height: int, width: int) -> Any:

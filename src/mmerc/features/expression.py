@@ -18,16 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from mmerc.errors import FeatureError
 from mmerc.features.densenet import DenseNet, read_weights, settings_of
 from mmerc.features.faces import Face, FaceFinder, speaking_face
-from mmerc.features.onnx_models import (
-    OnnxModel,
-    checked_recipe,
-    detector_for,
-    file_sha256,
-    followed,
-    listed_ports,
-    weights_file,
-)
+from mmerc.features.onnx_models import OnnxModel, detector_for, listed_ports
 from mmerc.features.recipe import Detector, Image, Look, Loudness, Measured
+from mmerc.features.weights import checked_recipe, file_sha256, followed, weights_file
 
 FRAMES_PER_SECOND = 5.0
 WIDTH = 342  # of the papers' visual features
