@@ -86,6 +86,7 @@ def test_all_figures_with_comparisons(mmerc: Command, corpus: Corpus, runs: Path
         assert (again / name).read_bytes() == (out / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_without_comparisons(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, said, err = mmerc("analyze", runs / "full" / "seed-1", "--corpus", corpus.path, "--out", out)
@@ -96,6 +97,7 @@ def test_without_comparisons(mmerc: Command, corpus: Corpus, runs: Path, tmp_pat
     assert "±" not in (out / "README.md").read_text(encoding="utf-8")  # of one seed there is no spread
 
 
+@pytest.mark.slow
 def test_comparisons_in_part(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:
     some = tmp_path / "some"
     some.mkdir()

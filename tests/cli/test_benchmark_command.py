@@ -123,6 +123,7 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     assert mmerc("evaluate", folder, "--corpus", corpora[1].path)[1] == shown
 
 
+@pytest.mark.slow
 def test_runs_have_processes_of_their_own(benchmark: Command, corpora: list[Corpus], tmp_path: Path) -> None:
     """The same as above, as a user does it."""
     code, said, err = benchmark("--jobs", 1, corpora=corpora[0].path, models="text-only", seeds=1)
