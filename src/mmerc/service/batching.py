@@ -16,12 +16,15 @@ from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from mmerc.conversation import Conversation, Prediction
+from mmerc.optimization import return_free_memory
 from mmerc.recognizer import Recognizer
 from mmerc.service.failures import Failure
 from mmerc.service.observing import Metrics
 from mmerc.service.settings import Settings
 
 Result = TypeVar("Result")
+
+TIDY_S = 1.0  # between two times that memory is given back
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mmerc-model")
         self._draining: asyncio.Task[None] | None = None
         self._pace = 0.01  # seconds per utterance, lately
+        self._tidied = 0.0  # when memory was last given back
 
     async def predict(self, model: str, conversations: Sequence[Conversation]) -> list[Prediction]:
         """Return the predictions; they are those that the model makes of these conversations alone.
@@ -113,6 +117,9 @@ class Batcher:
             started = time.perf_counter()
             await self._compute(batch)
             took, utterances = time.perf_counter() - started, sum(t.utterances for t in batch)
+            if started - self._tidied > TIDY_S:
+                self._tidied = started
+                await self._attempt(return_free_memory)
             self._pace += 0.1 * (took / utterances - self._pace)
             self._metrics.compute.observe(took)
             self._metrics.batch_requests.observe(len(batch))

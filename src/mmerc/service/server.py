@@ -13,7 +13,6 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mmerc.errors import ConfigError
-from mmerc.optimization import return_large_blocks
 from mmerc.recognizer import Recognizer
 from mmerc.service.app import create_app
 from mmerc.service.failures import Failure
@@ -33,7 +32,6 @@ def serve(recognizers: Mapping[str, Recognizer], settings: Settings, host: str, 
         FeatureError: the text encoder of a model cannot be loaded.
     """
     logging.config.dictConfig(logging_config())
-    return_large_blocks()
     listener = _listen(host, port)
     for recognizer in recognizers.values():  # a failure shows now, and the first client does not wait
         recognizer.text_encoder()
