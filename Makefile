@@ -9,13 +9,17 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all coverage check format bench docs results shipped clean
+.PHONY: demo test test-all test-browser coverage check format bench docs results shipped clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# The pages in headless Chromium; skipped where there is none.
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow tests/report/test_in_browser.py tests/service/test_page.py
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term
