@@ -17,6 +17,7 @@ from mmerc.checkpoint import load_checkpoint, model_card, save_checkpoint, versi
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError
 from mmerc.models import MODELS
+from mmerc.storage import seal_text
 from mmerc.training import Trainer, train
 from tiny import LABELS, RECIPES, WIDTHS, config, make_bert, task, write
 
@@ -42,8 +43,12 @@ def own(trained: Path, tmp_path: Path) -> Path:
 
 
 def edit_json(path: Path, edit: Edit) -> None:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(edit(value)), encoding="utf-8")
+    """Change a manifest on purpose: with its checksum."""
+    value = edit(json.loads(path.read_text(encoding="utf-8")))
+    if isinstance(value, dict):
+        path.write_text(seal_text(json.dumps(value | {"sha256": ""})), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(value), encoding="utf-8")
 
 
 # Round trip
@@ -184,7 +189,7 @@ def test_an_edited_manifest(own: Path, edit: Edit, said: str) -> None:
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"network": {"hiden": 6}}, "did you mean 'hidden'"),
         ({"training": {"epochs": -1}}, "epochs"),
-        ({"network": {"hidden": 7}}, "cannot be loaded"),
+        ({"network": {"hidden": 7}}, r"config\.yaml is damaged: its checksum"),
     ],
 )
 def test_an_edited_config(own: Path, change: dict[str, Any], said: str) -> None:

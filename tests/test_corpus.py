@@ -16,6 +16,7 @@ from mmerc.corpora.checking import check
 from mmerc.corpus import MISSING, SCHEMA, Corpus, Features, draw_validation, slice_rows, write_corpus
 from mmerc.errors import CorpusError, TrainingError
 from mmerc.evaluation import evaluate
+from mmerc.manifest import seal
 from mmerc.training import train
 from tiny import LABELS, RECIPES, WIDTHS, tables, task, write
 
@@ -261,6 +262,9 @@ def test_a_truncated_table(own: Path) -> None:
     path = own / "utterances.parquet"
     for content in (path.read_bytes()[:-20], b"", b"no parquet at all"):
         path.write_bytes(content)
+        with pytest.raises(CorpusError, match=r"utterances\.parquet is damaged: its checksum"):
+            Corpus.open(own)
+        seal(own)
         with pytest.raises(CorpusError, match=r"utterances\.parquet cannot be read"):
             Corpus.open(own)
 
@@ -273,9 +277,11 @@ def test_a_table_with_other_columns(own: Path) -> None:
         table.set_column(table.schema.get_field_index("utterance_index"), "utterance_index", words),
     ):
         pq.write_table(broken, own / "utterances.parquet")
+        seal(own)
         with pytest.raises(CorpusError, match=r"utterances\.parquet cannot be read"):
             Corpus.open(own)
     pq.write_table(table.slice(0, 0), own / "utterances.parquet")
+    seal(own)
     with pytest.raises(CorpusError, match="holds no utterances"):
         Corpus.open(own)
 
@@ -285,6 +291,7 @@ def test_rows_without_a_place_are_refused(own: Path, name: str) -> None:
     frame = pd.read_parquet(own / "utterances.parquet").astype({name: object})
     frame.loc[3, name] = None
     frame.to_parquet(own / "utterances.parquet")
+    seal(own)
     with pytest.raises(CorpusError, match=f"row 3 has no {name}"):
         Corpus.open(own)
 
@@ -293,6 +300,7 @@ def test_a_label_that_the_manifest_lacks(own: Path) -> None:
     frame = Corpus.open(own).utterances
     frame.loc[3, "label"] = "bliss"
     pq.write_table(pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), own / "utterances.parquet")
+    seal(own)
     with pytest.raises(CorpusError, match="row 3: unknown label 'bliss'"):
         _ = Corpus.open(own).targets
 

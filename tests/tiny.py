@@ -107,7 +107,7 @@ def written(out: Path) -> dict[str, Any]:
     """All that a run leaves, in a form that can be compared; tensors bit for bit."""
     state = torch.load(out / "state.pt", weights_only=True)
     info = json.loads((out / "checkpoint.json").read_text(encoding="utf-8"))
-    info["git_commit"] = None  # says what mmerc was, not what the run did
+    info["git_commit"] = info["sha256"] = None  # says what mmerc was, not what the run did; is over that
     return {
         "weights": {k: v.numpy().tobytes() for k, v in load_file(out / "model.safetensors").items()},
         "last": {k: v.numpy().tobytes() for k, v in state["pipeline"].items()},

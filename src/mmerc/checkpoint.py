@@ -2,14 +2,13 @@
 
     model.safetensors   weights, standardising statistics, and the text encoder if it was trained along
     config.yaml         the resolved config of the run
-    checkpoint.json     labels, modalities with recipes, scores, versions, git commit, seed, checksum
+    checkpoint.json     labels, modalities with recipes, scores, versions, git commit, seed, checksums
     encoder/            tokenizer and architecture of a text encoder that was trained along
     README.md           model card
 
 `checkpoint.json` is written last: where it is, the checkpoint is whole.
 """
 
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -30,7 +29,7 @@ from mmerc.features.text import TextEncoder
 from mmerc.models import build_pipeline
 from mmerc.models.pipeline import Pipeline
 from mmerc.shipped import SHIPPED, located
-from mmerc.storage import atomic_path, write_text
+from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 
 FORMAT = 1
 
@@ -52,6 +51,8 @@ class CheckpointInfo(BaseModel):
     git_commit: str | None
     config_sha256: str = ""
     weights_sha256: str = ""
+    encoder_sha256: dict[str, str] = {}  # of the files in `encoder/`
+    sha256: str = ""  # of checkpoint.json itself, with this left empty; the last field, for `seal_text`
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,16 @@ def save_checkpoint(
     if encoder is not None:
         encoder.save(path / "encoder")
     write_text(path / "config.yaml", yaml.safe_dump(_plain(asdict(run)), sort_keys=False, allow_unicode=True))
+    files = sorted((path / "encoder").iterdir()) if encoder is not None else []
     sums = {
-        "config_sha256": _sha256(path / "config.yaml"),
-        "weights_sha256": _sha256(path / "model.safetensors"),
+        "config_sha256": sha256(path / "config.yaml"),
+        "weights_sha256": sha256(path / "model.safetensors"),
+        "encoder_sha256": {file.name: sha256(file) for file in files},
+        "sha256": "",
     }
     info = info.model_copy(update=sums)
     write_text(path / "README.md", model_card(run, info))
-    write_text(path / "checkpoint.json", info.model_dump_json(indent=2) + "\n")
+    write_text(path / "checkpoint.json", seal_text(info.model_dump_json(indent=2) + "\n"))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -95,33 +99,43 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a checkpoint folder; the models that come with mmerc are {', '.join(SHIPPED)}"
         )
+    info = _read_info(path)
+    weights = path / "model.safetensors"
     try:
-        info = CheckpointInfo.model_validate_json((path / "checkpoint.json").read_text(encoding="utf-8"))
         run = build(RunConfig, read_yaml(path / "config.yaml"))
+        _require_checksum(weights, info.weights_sha256)
+        for name, expected in info.encoder_sha256.items():
+            _require_checksum(path / "encoder" / name, expected)
+        encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
+        widths = {name: modality.width for name, modality in info.modalities.items()}
+        pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
+        _require_checksum(path / "config.yaml", info.config_sha256)  # now: others say more about an edit
+        _fill(pipeline, load_file(weights), path)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
+    except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
+        _require_checksum(path / "config.yaml", info.config_sha256)
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
+    return Checkpoint(path, pipeline.eval(), run, info)
+
+
+def _read_info(path: Path) -> CheckpointInfo:
+    file = path / "checkpoint.json"
+    try:
+        text = file.read_bytes().decode("utf-8")
+        info = CheckpointInfo.model_validate_json(text)
     except FileNotFoundError:
         raise CheckpointError(_no_checkpoint(path)) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
-            f"{path / 'checkpoint.json'}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+            f"{file}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path / 'checkpoint.json'} cannot be read: {error}") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
-    weights = path / "model.safetensors"
-    try:
-        _require_checksum(weights, info.weights_sha256)
-        encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
-        widths = {name: modality.width for name, modality in info.modalities.items()}
-        pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
-        _fill(pipeline, load_file(weights), path)
-        _require_checksum(path / "config.yaml", info.config_sha256)  # last: others say more about an edit
-    except ConfigError as error:
-        raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
-    except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
-    return Checkpoint(path, pipeline.eval(), run, info)
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if info.sha256 and not is_sealed(text, info.sha256):
+        raise CheckpointError(f"{file} is damaged: its checksum is not its own")
+    return info
 
 
 def versions() -> dict[str, str]:
@@ -201,13 +215,8 @@ def _fill(pipeline: Pipeline, state: dict[str, Tensor], path: Path) -> None:
 
 
 def _require_checksum(file: Path, expected: str) -> None:
-    if _sha256(file) != expected:
+    if sha256(file) != expected:
         raise CheckpointError(f"{file} is damaged: its checksum is not the one in checkpoint.json")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -1,16 +1,16 @@
 """A corpus on disk: conversations and one feature table per modality, in a plain folder.
 
-corpus.json                      manifest: format, labels in order, modalities, provenance
+corpus.json                      manifest: format, labels in order, modalities, provenance, checksums
 utterances.parquet               one row per utterance; the rows of a dialogue are contiguous
 features/<modality>.safetensors  values (N, d) float32, present (N,) bool
 <name>.parquet                   further tables with one row per utterance (`scripted`: truth)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,32 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmerc.conversation import Conversation, Utterance
 from mmerc.errors import CorpusError
-from mmerc.storage import atomic_folder, atomic_path, write_text
+from mmerc.manifest import (
+    FORMAT,
+    Manifest,
+    Modality,
+    file_sums,
+    first_problem,
+    put_file,
+    read_manifest,
+    require_intact,
+    write_manifest,
+)
+from mmerc.storage import atomic_folder, atomic_path
 
-FORMAT: Final = 1
+__all__ = [
+    "MISSING", "SCHEMA", "SPLITS", "Corpus", "Features", "Manifest", "Modality", "add_table",
+    "draw_validation", "slice_rows", "write_corpus",
+]  # fmt: skip
+
+TABLE = "utterances.parquet"
 SPLITS = ("train", "validation", "test")
 MISSING = -1  # class index of an utterance that nobody labelled
 
@@ -45,34 +61,6 @@ SCHEMA = pa.schema(
         pa.field("media", pa.string()),
     ]
 )
-
-
-class Modality(BaseModel):
-    """Width of a feature table and the recipe that made it (free-form, compared as a whole)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    width: int = Field(gt=0)
-    recipe: dict[str, Any]
-
-
-class Manifest(BaseModel):
-    """Content of `corpus.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    format: Literal[1]
-    name: str
-    labels: tuple[str, ...]  # none for a corpus that nobody labelled
-    modalities: dict[str, Modality]
-    provenance: dict[str, Any]
-
-    @field_validator("labels")
-    @classmethod
-    def _differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := [name for name in labels if labels.count(name) > 1]:
-            raise ValueError(f"the label {twice[0]!r} occurs twice")
-        if len(labels) == 1:
-            raise ValueError(f"{labels[0]!r} is the only label: at least two are needed, or none at all")
-        return labels
 
 
 class Features(NamedTuple):
@@ -106,9 +94,10 @@ class Corpus:
             CorpusError: not a corpus folder, of another format version, or with a broken table.
         """
         path = Path(path)
-        manifest = _read_manifest(path / "corpus.json")
-        table_path = path / "utterances.parquet"
+        manifest = read_manifest(path)
+        table_path = path / TABLE
         try:
+            require_intact(path, manifest, TABLE)
             table = pq.read_table(table_path)
             columns = {f.name: table[f.name].cast(f.type) for f in SCHEMA}
         except FileNotFoundError:
@@ -180,7 +169,7 @@ class Corpus:
         if modality not in self.modalities:
             known = ", ".join(self.modalities) or "none; run `mmerc corpus encode-text` for text"
             raise CorpusError(f"{self.path} has no modality {modality!r}; it has: {known}")
-        path = self.path / "features" / f"{modality}.safetensors"
+        path = self.path / _feature_file(modality)
         try:
             with safe_open(path, framework="pt") as file:
                 values, present = file.get_tensor("values"), file.get_tensor("present")
@@ -266,18 +255,21 @@ class Corpus:
     def add_modality(self, name: str, features: Features) -> "Corpus":
         """Write (or replace) one feature table and return the corpus as it is then.
 
-        The feature file is written before the manifest names it, so an interruption leaves the
-        corpus as it was.
+        An interruption leaves the corpus as it was or, for a moment, without the modality that was to be
+        replaced. What other processes have added since this corpus was opened stays.
 
         Raises:
-            CorpusError: the table does not have one row per utterance.
+            CorpusError: the table does not have one row per utterance, or another corpus is there by now.
         """
-        values = _checked(name, features, len(self))
-        modalities = {**self.modalities, name: Modality(width=values.shape[1], recipe=features.recipe)}
-        manifest = self.manifest.model_copy(update={"modalities": modalities})
-        _write_features(self.path, name, features)
-        write_text(self.path / "corpus.json", manifest.model_dump_json(indent=2) + "\n")
-        return Corpus(self.path, manifest, self.utterances)
+        width = _checked(name, features, len(self)).shape[1]
+        modality = Modality(width=width, recipe=features.recipe)
+        return self._put(_feature_file(name), lambda path: _write_features(path, features), {name: modality})
+
+    def _put(self, file: str, write: Callable[[Path], None], adds: Mapping[str, Modality]) -> "Corpus":
+        now = read_manifest(self.path)
+        if now.files.get(TABLE) != self.manifest.files.get(TABLE):
+            raise CorpusError(f"{self.path} was replaced by another corpus meanwhile: run the command again")
+        return Corpus(self.path, put_file(self.path, now, file, write, adds), self.utterances)
 
 
 def write_corpus(
@@ -327,18 +319,22 @@ def write_corpus(
             provenance=dict(provenance),
         )
     except ValidationError as error:
-        raise CorpusError(f"{path} cannot be written: {_first(error)}") from None
+        raise CorpusError(f"{path} cannot be written: {first_problem(error)}") from None
     _ = Corpus(path, manifest, frame).targets  # refuses unknown labels
     with atomic_folder(path) as folder:
-        pq.write_table(
-            pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), folder / "utterances.parquet"
-        )
+        pq.write_table(pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), folder / TABLE)
         for modality, table in features.items():
-            _write_features(folder, modality, table)
+            with atomic_path(folder / _feature_file(modality)) as temporary:
+                _write_features(temporary, table)
         for title, extra in (tables or {}).items():
             extra.to_parquet(folder / f"{title}.parquet", index=False)
-        write_text(folder / "corpus.json", manifest.model_dump_json(indent=2) + "\n")
+        write_manifest(folder, manifest.model_copy(update={"files": file_sums(folder)}))
     return Corpus.open(path)
+
+
+def add_table(corpus: Corpus, name: str, table: pd.DataFrame) -> Corpus:
+    """Write (or replace) a further table of a corpus, `<name>.csv`; return the corpus as it is then."""
+    return corpus._put(f"{name}.csv", lambda path: table.to_csv(path, index=False), {})
 
 
 def slice_rows(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -361,23 +357,6 @@ def draw_validation(dialogue_ids: Sequence[str], count: int, phase: float = 0.5)
     return [ordered[int((i + phase) * len(ordered) / count)] for i in range(count)]
 
 
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CorpusError(f"{path.parent} is not a corpus folder: it has no corpus.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path} cannot be read: {error}") from None
-    except ValidationError as error:
-        raise CorpusError(f"{path}: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']}"
-
-
 def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:
     values = features.values
     if values.ndim != 2 or len(values) != count or features.present.shape != (count,):
@@ -390,9 +369,12 @@ def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float3
     return values
 
 
-def _write_features(folder: Path, name: str, features: Features) -> None:
+def _feature_file(modality: str) -> str:
+    return f"features/{modality}.safetensors"
+
+
+def _write_features(path: Path, features: Features) -> None:
     present = torch.from_numpy(np.array(features.present, dtype=bool))
     values = torch.from_numpy(np.array(features.values, dtype=np.float32))
     values[~present] = 0.0  # an absent vector has no content
-    with atomic_path(folder / "features" / f"{name}.safetensors") as temporary:
-        save_file({"values": values, "present": present}, temporary)
+    save_file({"values": values, "present": present}, path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 from mmerc.errors import CorpusError
+from mmerc.manifest import require_intact
 
 if TYPE_CHECKING:  # workers that decode media need this module, but neither pandas nor torch
     import pandas as pd
@@ -62,6 +63,7 @@ def read_sources(
 
     path = corpus.path / "media.parquet"
     try:
+        require_intact(corpus.path, corpus.manifest, path.name)
         table = pd.read_parquet(path).reindex(columns=list(COLUMNS)).astype(COLUMNS)
     except FileNotFoundError:
         raise CorpusError(

@@ -1,5 +1,6 @@
 """Writing files so that a crash at any moment leaves the old file or the new one, never half of one."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_UNSEALED = '"sha256": ""'
 
 
 @contextmanager
@@ -35,6 +38,44 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def seal_text(text: str) -> str:
+    """Fill the last `"sha256": ""` of a JSON text with the checksum of the text as it is given."""
+    head, mark, tail = text.rpartition(_UNSEALED)
+    if not mark:
+        raise ValueError("the text has no empty field sha256")
+    return f'{head}"sha256": "{hashlib.sha256(text.encode()).hexdigest()}"{tail}'
+
+
+def is_sealed(text: str, seal: str) -> bool:
+    """Return whether a text is, byte for byte, what `seal_text` made; `seal` is the checksum it names."""
+    head, mark, tail = text.rpartition(f'"sha256": "{seal}"')
+    return bool(mark) and hashlib.sha256(f"{head}{_UNSEALED}{tail}".encode()).hexdigest() == seal
+
+
+def append_checksum(path: Path) -> None:
+    """Put the SHA-256 of a file, 32 bytes, at its end."""
+    digest = bytes.fromhex(sha256(path))
+    with path.open("ab") as handle:
+        handle.write(digest)
+
+
+def has_own_checksum(path: Path) -> bool:
+    """Return whether a file ends in the SHA-256 of what comes before, as `append_checksum` leaves it."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size - digest.digest_size
+    with path.open("rb") as handle:
+        while left > 0 and (block := handle.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+        return handle.read() == digest.digest()
 
 
 @contextmanager

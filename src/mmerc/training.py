@@ -34,7 +34,7 @@ from mmerc.optimization import (
     mixed_precision,
     return_large_blocks,
 )
-from mmerc.storage import atomic_path, write_text
+from mmerc.storage import append_checksum, atomic_path, has_own_checksum, write_text
 from mmerc.task import Dialogues, Task, class_weights
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
@@ -272,6 +272,7 @@ class Trainer:
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
+            append_checksum(temporary)
 
     def write_log(self, out: Path) -> None:
         """Write `log.jsonl`, a line per epoch."""
@@ -284,9 +285,7 @@ class Trainer:
             TrainingError: the file is damaged, or belongs to a run of another config, corpus or seed.
         """
         try:
-            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+            _require_whole(path)
             state = torch.load(path, weights_only=True, map_location=self.device)
         except (OSError, RuntimeError, ValueError, EOFError, *NOT_A_STATE) as error:
             raise TrainingError(
@@ -351,6 +350,17 @@ class Trainer:
             git_commit=git_commit(),
         )
         save_checkpoint(out, self.best, self.task.run, info, self.encoder)
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a `state.pt` with a bit that has changed; torch itself looks at no checksum."""
+    if has_own_checksum(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if not path.read_bytes()[-22:].startswith(b"PK\5\6"):  # the end of a zip file that nothing follows
+            raise zipfile.BadZipFile("its checksum is wrong")
+        if damaged := archive.testzip():  # of an older version, which had no checksum of its own
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
 
 
 def warnings_about(validation: Mapping[str, Any]) -> list[str]:

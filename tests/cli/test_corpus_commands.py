@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mmerc.cli.main import run
 from mmerc.corpus import SCHEMA, Corpus
+from mmerc.manifest import seal
 
 ROWS = pd.DataFrame(
     {
@@ -62,6 +63,7 @@ def _spoil(folder, **cells):
     for column, (row, value) in cells.items():
         table.loc[row, column] = value
     pq.write_table(pa.Table.from_pandas(table, SCHEMA), folder / "utterances.parquet")
+    seal(folder)
 
 
 def test_an_import_says_what_it_read_and_what_comes_next(mmerc, source):
@@ -93,6 +95,19 @@ def test_check_exits_with_1_on_errors_and_with_2_on_what_is_no_corpus(mmerc, sou
     code, out, err = mmerc("corpus", "check", source)
     assert (code, out) == (2, "")
     assert "is not a corpus folder" in err
+
+
+def test_a_deep_check_names_the_damaged_file(mmerc, source):
+    folder, _ = _imported(mmerc, source)
+    assert mmerc("corpus", "check", "--deep", folder)[0] == 0
+    path = folder / "features" / "audio.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    code, out, _ = mmerc("corpus", "check", "--deep", folder)
+    assert code == 1
+    assert "audio.safetensors is damaged: its checksum" in " ".join(out.split())
+    assert "1 files" not in mmerc("corpus", "seal", folder)[1]
+    assert mmerc("corpus", "check", "--deep", folder)[0] == 0
 
 
 def test_check_as_json_holds_everything(mmerc, source):

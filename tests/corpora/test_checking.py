@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmerc.corpora.checking import NO_GROUP, NO_LABEL, check, class_counts, group_names, ranges
 from mmerc.corpus import SCHEMA, Corpus, Features, write_corpus
+from mmerc.manifest import seal
 
 LABELS = ("joy", "sad")
 
@@ -51,6 +52,7 @@ def _spoil(corpus, **cells):
         for row, value in values.items():
             table.loc[row, column] = value
     pq.write_table(pa.Table.from_pandas(table, SCHEMA), corpus.path / "utterances.parquet")
+    seal(corpus.path)
     return Corpus.open(corpus.path)
 
 

@@ -32,6 +32,7 @@ from mmerc.extraction.work import BEYOND
 from mmerc.features.diagnosis import FaceCount, Health, Heard
 from mmerc.features.media_file import MediaInfo, SoundInfo
 from mmerc.features.recipe import LONGEST_S, SAMPLE_RATE, Look, Measured
+from mmerc.manifest import seal
 from mmerc.media import Source
 from screenplay import ANNA, BEN, CLEO, RECORDING, Line, Script, Shot
 from studio import film, shared, write_srt
@@ -407,6 +408,7 @@ def test_an_utterance_without_pictures_where_others_have_some(ward: Corpus, tmp_
     table = pd.read_parquet(media)
     table.loc[[0, 1, 6], ["visual_file"]] = None
     table.to_parquet(folder / "media.parquet")
+    seal(folder)
     found = [finding for finding in examined(Corpus.open(folder)).problems if finding.kind == "no pictures"]
     assert [(finding.row, finding.file, finding.rows) for finding in found] == [(None, None, (0, 1, 6))]
     assert found[0].message.endswith(": 3 of 17 utterances, rows 0-1 (d0), 6 (d1)")

@@ -164,6 +164,9 @@ def check(
     folder: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show every problem in full.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every file with its checksum, feature tables too.")
+    ] = False,
     media: Annotated[
         bool, typer.Option("--media", help="Look at the sound and the pictures of every utterance as well.")
     ] = False,
@@ -187,7 +190,7 @@ def check(
     from mmerc.corpus import Corpus
 
     corpus = Corpus.open(folder)
-    problems = checking.check(corpus)
+    problems = checking.check(corpus, deep)
     examined = None
     if media or media_root is not None:
         from mmerc.extraction.doctor import examine
@@ -224,6 +227,17 @@ def _report(
     if examined is not None:
         report["media"] = json.loads(examined.table.to_json(orient="records"))
     return report
+
+
+@app.command()
+def seal(folder: Folder) -> None:
+    """Take the files of a corpus as they are: write new checksums after a change on purpose."""
+    from mmerc import manifest
+    from mmerc.corpus import Corpus
+
+    sealed = manifest.seal(folder)
+    Corpus.open(folder)
+    typer.echo(f"{folder}: checksums of {len(sealed.files)} files written")
 
 
 @app.command("encode-text")

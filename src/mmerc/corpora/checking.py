@@ -10,6 +10,7 @@ import pandas as pd
 
 from mmerc.corpus import SPLITS, Corpus
 from mmerc.errors import CorpusError
+from mmerc.manifest import damaged, file_sums
 
 NO_GROUP, NO_LABEL = "(no split)", "(no label)"
 SAME_CONTENT = 3  # so many utterances with the same texts are no coincidence
@@ -25,10 +26,13 @@ class Problem:
     message: str
 
 
-def check(corpus: Corpus) -> list[Problem]:
-    """Return all problems of a corpus, errors first. No finding hides another."""
+def check(corpus: Corpus, deep: bool = False) -> list[Problem]:
+    """Return all problems of a corpus, errors first. No finding hides another.
+
+    With `deep`, every file of the folder is read and compared with its checksum.
+    """
     parts = (_order, _speech, _times, _labels, _splits, _same_content, _classes, _features)
-    problems = [problem for part in parts for problem in part(corpus)]
+    problems = [problem for part in (*parts, *([_files] if deep else [])) for problem in part(corpus)]
     return sorted(problems, key=lambda p: p.severity)
 
 
@@ -190,3 +194,19 @@ def _features(corpus: Corpus) -> Iterator[Problem]:
             columns = np.flatnonzero(bad[row])
             message = f"{len(columns)} of {values.shape[1]} values are not finite: columns {ranges(columns)}"
             yield Problem("error", int(row), field, message)
+
+
+def _files(corpus: Corpus) -> Iterator[Problem]:
+    said = corpus.manifest.files
+    if not said:
+        message = "no checksums, as in all corpora of older versions: `mmerc corpus seal` adds them"
+        yield Problem("warning", None, "corpus.json", message)
+        return
+    found = file_sums(corpus.path)
+    for name in sorted(said.keys() | found.keys()):
+        if name not in found:
+            yield Problem("error", None, name, f"{corpus.path / name} is missing: import the corpus again")
+        elif name not in said:
+            yield Problem("warning", None, name, "no checksum: something else put this file here")
+        elif said[name] != found[name]:
+            yield Problem("error", None, name, str(damaged(corpus.path, name)))

@@ -27,6 +27,7 @@ from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
 from mmerc.experiments.listeners import Oracle, Stopwatch, read_notes
 from mmerc.experiments.runs import Run, out_of_memory_explained, plan, task_of
+from mmerc.manifest import damaged
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
 from mmerc.processes import side_by_side
@@ -108,13 +109,19 @@ def is_done(job: Job, corpus: Corpus) -> bool:
 
 
 def fingerprint(corpus: Corpus) -> str:
-    """Return a hash of what a run may read of a corpus; another path or time of writing changes nothing."""
-    files = [corpus.path / "utterances.parquet"]
-    files += [corpus.path / "features" / f"{m}.safetensors" for m in sorted(corpus.modalities)]
-    stats = [(file, file.stat()) for file in files if file.exists()]  # training says what is missing
-    parts = [_sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in stats]
-    manifest = corpus.manifest.model_dump_json(exclude={"provenance"})
-    return hashlib.sha256("\n".join([manifest, *parts]).encode()).hexdigest()
+    """Return a hash of what a run may read of a corpus; another path or time of writing changes nothing.
+
+    Raises:
+        CorpusError: a file is not what its checksum says.
+    """
+    names = ["utterances.parquet", *(f"features/{m}.safetensors" for m in sorted(corpus.modalities))]
+    stats = {n: (corpus.path / n).stat() for n in names if (corpus.path / n).exists()}  # training says more
+    sums = {n: _sha256(corpus.path / n, stat.st_mtime_ns, stat.st_size) for n, stat in stats.items()}
+    for name, found in sums.items():
+        if found != corpus.manifest.files.get(name, found):
+            raise damaged(corpus.path, name)
+    manifest = corpus.manifest.model_dump_json(exclude={"provenance", "files", "sha256"})
+    return hashlib.sha256("\n".join([manifest, *sums.values()]).encode()).hexdigest()
 
 
 @cache

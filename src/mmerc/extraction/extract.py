@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 
 from mmerc.conversation import Conversation
-from mmerc.corpus import Corpus, Features
+from mmerc.corpus import Corpus, Features, add_table
 from mmerc.errors import ConversationError, FeatureError
 from mmerc.extraction.measuring import Meter
 from mmerc.features.decoding import probe
 from mmerc.features.extractors import Chosen
 from mmerc.features.recipe import Measured
 from mmerc.media import Source, read_sources
-from mmerc.storage import atomic_path
 
 ABSENT = "absent.csv"  # in the corpus folder: which utterances have no features, and why
 
@@ -43,8 +42,7 @@ def extract(corpus: Corpus, chosen: Mapping[str, Chosen], meter: Meter, root: Pa
         _absent(corpus, name, rows, sound if chosen[name].medium == "audio" else pictures)
         for name, rows in found.items()
     ]
-    with atomic_path(corpus.path / ABSENT) as temporary:
-        pd.concat(absent).to_csv(temporary, index=False)
+    corpus = add_table(corpus, Path(ABSENT).stem, pd.concat(absent))
     some = {name: rows for name, rows in found.items() if any(m.values is not None for m in rows)}
     if not some:
         raise FeatureError(f"nothing could be measured: {reasons([m for r in found.values() for m in r])}")
