@@ -36,7 +36,7 @@ from mmerc.manifest import (
     require_intact,
     write_manifest,
 )
-from mmerc.storage import atomic_folder, atomic_path
+from mmerc.storage import atomic_folder, atomic_path, exclusive
 
 __all__ = [
     "MISSING", "SCHEMA", "SPLITS", "Corpus", "Features", "Manifest", "Modality", "add_table",
@@ -266,10 +266,13 @@ class Corpus:
         return self._put(_feature_file(name), lambda path: _write_features(path, features), {name: modality})
 
     def _put(self, file: str, write: Callable[[Path], None], adds: Mapping[str, Modality]) -> "Corpus":
-        now = read_manifest(self.path)
-        if now.files.get(TABLE) != self.manifest.files.get(TABLE):
-            raise CorpusError(f"{self.path} was replaced by another corpus meanwhile: run the command again")
-        return Corpus(self.path, put_file(self.path, now, file, write, adds), self.utterances)
+        with exclusive(self.path, CorpusError):
+            now = read_manifest(self.path)
+            if now.files.get(TABLE) != self.manifest.files.get(TABLE):
+                raise CorpusError(
+                    f"{self.path} was replaced by another corpus meanwhile: run the command again"
+                )
+            return Corpus(self.path, put_file(self.path, now, file, write, adds), self.utterances)
 
 
 def write_corpus(
@@ -321,7 +324,7 @@ def write_corpus(
     except ValidationError as error:
         raise CorpusError(f"{path} cannot be written: {first_problem(error)}") from None
     _ = Corpus(path, manifest, frame).targets  # refuses unknown labels
-    with atomic_folder(path) as folder:
+    with exclusive(path, CorpusError), atomic_folder(path) as folder:
         pq.write_table(pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), folder / TABLE)
         for modality, table in features.items():
             with atomic_path(folder / _feature_file(modality)) as temporary:

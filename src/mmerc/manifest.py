@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmerc.errors import CorpusError
-from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
+from mmerc.storage import atomic_path, exclusive, is_sealed, seal_text, sha256, write_text
 
 FORMAT: Final = 1
 NAME: Final = "corpus.json"
@@ -112,7 +112,8 @@ def seal(folder: Path) -> Manifest:
         CorpusError: not a corpus folder, or `corpus.json` cannot be read.
     """
     manifest = read_manifest(folder, sealed=False)
-    return write_manifest(folder, manifest.model_copy(update={"files": file_sums(folder)}))
+    with exclusive(folder, CorpusError):
+        return write_manifest(folder, manifest.model_copy(update={"files": file_sums(folder)}))
 
 
 def require_intact(folder: Path, manifest: Manifest, name: str) -> None:

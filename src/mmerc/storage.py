@@ -1,14 +1,28 @@
-"""Writing files so that a crash at any moment leaves the old file or the new one, never half of one."""
+"""Writing files so that a crash at any moment leaves the old file or the new one, never half of one.
 
+A folder that is being written to belongs to one process at a time (`exclusive`).
+"""
+
+import ctypes
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmerc.errors import MmercError
+
+LOCK = ".lock"
+_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")
+_held: set[Path] = set()  # the folders that this process holds
 _UNSEALED = '"sha256": ""'
 
 
@@ -92,15 +106,117 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-            path.replace(retired)
-        try:
-            temporary.replace(path)
-        except OSError:
-            if retired.exists():
-                retired.replace(path)
-            raise
+        if not (path.exists() and _exchange(temporary, path)):
+            if path.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+                path.replace(retired)
+            try:
+                temporary.replace(path)
+            except OSError:
+                if retired.exists():
+                    retired.replace(path)
+                raise
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in a single step; return False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+@contextmanager
+def exclusive(folder: Path, kind: type[MmercError]) -> Iterator[None]:
+    """Keep other processes from writing to a folder, which is made if it is missing.
+
+    The system gives the lock back when its holder dies, so there are no stale ones; what a killed process
+    left half written is removed. Within a process, whoever holds a folder may ask for it again.
+
+    Raises:
+        MmercError: of the given kind: another process holds it, and which one; or it cannot be written to.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        yield
+        return
+    made = not folder.exists()
+    if made:
+        for retired in folder.parent.glob(f".{folder.name}.*.old"):  # killed between two renames
+            if _LEFTOVER.fullmatch(retired.name):
+                retired.replace(folder)
+                break
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock(folder / LOCK, kind)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise kind(
+            f"{folder} cannot be written to ({reason}): choose a folder that you may write to"
+        ) from None
+    _held.add(folder)
+    try:
+        _remove_leftovers(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        if _lies_at(handle, folder / LOCK):
+            (folder / LOCK).unlink()
+        os.close(handle)
+        if made:
+            with suppress(OSError):  # it is not empty: the rule
+                folder.rmdir()
+
+
+def _lock(file: Path, kind: type[MmercError]) -> int:
+    """Return a descriptor that holds the lock; the file says who has it, for others to read."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.read(handle, 1000)
+            os.close(handle)
+            raise kind(
+                f"{file.parent} is in use by {_holder(text)}: wait until it ends, or stop it"
+            ) from None
+        except OSError as error:
+            reason = f"its file system has no locks ({error.strerror})"
+            warnings.warn(f"{file.parent} is not protected from other processes: {reason}", stacklevel=4)
+        if _lies_at(handle, file):  # else its last holder has removed it meanwhile
+            break
+        os.close(handle)
+    note = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+    }
+    os.ftruncate(handle, 0)
+    os.write(handle, json.dumps(note).encode())
+    return handle
+
+
+def _holder(text: bytes) -> str:
+    try:
+        note = json.loads(text)
+        return f"process {note['pid']} on {note['host']} since {note['since']}"
+    except (ValueError, KeyError, TypeError):  # it has just begun
+        return "another process"
+
+
+def _lies_at(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftovers(folder: Path) -> None:
+    places = (folder.glob(".*"), folder.glob("features/.*"), folder.parent.glob(f".{folder.name}.*"))
+    for path in [path for place in places for path in place if _LEFTOVER.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from mmerc.optimization import (
     mixed_precision,
     return_large_blocks,
 )
-from mmerc.storage import append_checksum, atomic_path, has_own_checksum, write_text
+from mmerc.storage import append_checksum, atomic_path, exclusive, has_own_checksum, write_text
 from mmerc.task import Dialogues, Task, class_weights
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
@@ -84,9 +84,14 @@ def train(
 
     Raises:
         TrainingError: training utterances without labels or without features, a loss that is not finite, or a
-            run already in `out`.
+            run already in `out`, or another process that works on it.
         ConfigError, CorpusError, FeatureError: config and corpus do not fit.
     """
+    with exclusive(out, TrainingError):
+        return _train(task, out, resume, device, listener or Listener())
+
+
+def _train(task: Task, out: Path, resume: bool, device: str, listener: Listener) -> Progress:
     state_path = out / "state.pt"
     if state_path.exists() and not resume:
         raise TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
@@ -99,10 +104,10 @@ def train(
     else:
         trainer.fit_statistics()
     while not trainer.progress.finished(task.run.training):
-        record = trainer.run_epoch(listener or Listener())
+        record = trainer.run_epoch(listener)
         trainer.save(state_path)
         trainer.write_log(out)
-        (listener or Listener()).epoch(record)
+        listener.epoch(record)
     trainer.write_checkpoint(out)
     return trainer.progress
 

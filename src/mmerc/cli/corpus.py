@@ -280,6 +280,7 @@ def encode_text(
     from mmerc.corpus import Corpus
     from mmerc.features.frozen import encode, frozen_encoder
     from mmerc.optimization import choose_device
+    from mmerc.storage import exclusive
 
     require_modality_name(name)
     corpus = Corpus.open(folder)
@@ -297,9 +298,11 @@ def encode_text(
         revision=revision,
     )
     loaded.to(choose_device(device))
-    with corpus_tables.progress(f"encoding with {encoder}", len(corpus)) as advance:
-        features = encode(loaded, dialogues, advance)
-    corpus_tables.print_added(corpus_tables.console(), corpus.add_modality(name, features), name)
+    with exclusive(folder, CorpusError):
+        with corpus_tables.progress(f"encoding with {encoder}", len(corpus)) as advance:
+            features = encode(loaded, dialogues, advance)
+        corpus = corpus.add_modality(name, features)
+    corpus_tables.print_added(corpus_tables.console(), corpus, name)
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -211,6 +211,7 @@ def _with_text(corpus: "Corpus", encoder: str, force: bool) -> "Corpus":
     """Add the vectors of a text encoder, unless they are there."""
     from mmerc.cli import corpus_tables
     from mmerc.features.frozen import encode, frozen_encoder
+    from mmerc.storage import exclusive
 
     loaded = frozen_encoder(encoder)
     there = corpus.modalities.get("text")
@@ -221,5 +222,6 @@ def _with_text(corpus: "Corpus", encoder: str, force: bool) -> "Corpus":
             f"{corpus.path} has 'text' features of the recipe {there.recipe}: --force replaces them, "
             "--text none leaves them"
         )
-    with corpus_tables.progress(f"encoding with {encoder}", len(corpus)) as advance:
+    progress = corpus_tables.progress(f"encoding with {encoder}", len(corpus))
+    with exclusive(corpus.path, CorpusError), progress as advance:
         return corpus.add_modality("text", encode(loaded, corpus.texts, advance))

@@ -31,7 +31,7 @@ from mmerc.manifest import damaged
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
 from mmerc.processes import side_by_side
-from mmerc.storage import write_json, write_text
+from mmerc.storage import exclusive, write_json, write_text
 from mmerc.training import train
 
 
@@ -154,6 +154,11 @@ def run_jobs(jobs: Sequence[Job], processes: int, device: str = "auto") -> Itera
 
 def _train_and_test(device: str, job: Job) -> float:
     """Finish a run in this process; return the chosen epoch's weighted F1 on validation."""
+    with exclusive(job.run.folder, TrainingError):
+        return _finish(device, job)
+
+
+def _finish(device: str, job: Job) -> float:
     corpus = Corpus.open(job.cell.corpus)
     folder, fold, data = job.run.folder, job.run.fold, fingerprint(corpus)
     if (folder / "checkpoint.json").exists() and not (folder / "state.pt").exists():

@@ -10,12 +10,13 @@ import pandas as pd
 
 from mmerc.conversation import Conversation
 from mmerc.corpus import Corpus, Features, add_table
-from mmerc.errors import ConversationError, FeatureError
+from mmerc.errors import ConversationError, CorpusError, FeatureError
 from mmerc.extraction.measuring import Meter
 from mmerc.features.decoding import probe
 from mmerc.features.extractors import Chosen
 from mmerc.features.recipe import Measured
 from mmerc.media import Source, read_sources
+from mmerc.storage import exclusive
 
 ABSENT = "absent.csv"  # in the corpus folder: which utterances have no features, and why
 
@@ -33,9 +34,15 @@ def extract(corpus: Corpus, chosen: Mapping[str, Chosen], meter: Meter, root: Pa
         root: where the media files are, if not where they were
 
     Raises:
-        CorpusError: the corpus does not say where its media are, or the folder is missing.
+        CorpusError: the corpus does not say where its media are, the folder is missing, or another process
+            writes to the corpus.
         FeatureError: nothing could be measured at all, with the most frequent reasons.
     """
+    with exclusive(corpus.path, CorpusError):
+        return _extract(corpus, chosen, meter, root)
+
+
+def _extract(corpus: Corpus, chosen: Mapping[str, Chosen], meter: Meter, root: Path | None) -> Corpus:
     sound, pictures = read_sources(corpus, "audio", root), read_sources(corpus, "visual", root)
     found = {name: _measure(one, sound, pictures, meter) for name, one in chosen.items()}
     absent = [
