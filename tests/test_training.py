@@ -55,6 +55,17 @@ def test_a_seed_repeats_bit_for_bit(corpus: Corpus, tmp_path: Path, model: str) 
     assert first["log"] != other["log"]
 
 
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_a_corpus_read_in_chunks_is_the_same_corpus(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    train(task(corpus, config("late-fusion")), tmp_path / "whole")
+    for module in ("batch", "training"):
+        monkeypatch.setattr(f"mmerc.{module}.CHUNK", chunk)
+    train(task(corpus, config("late-fusion")), tmp_path / "chunks")
+    assert written(tmp_path / "chunks") == written(tmp_path / "whole")
+
+
 def test_the_saved_config_repeats_the_run(corpus: Corpus, tmp_path: Path) -> None:
     run = config("df-erc", class_weights=0.5, schedule="cosine")
     train(task(corpus, run), tmp_path / "first")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -44,6 +45,9 @@ class Batch(NamedTuple):
         )
 
 
+CHUNK = 16_384  # rows that a pass over a whole feature table holds in memory at a time
+
+
 @dataclass(frozen=True)
 class Examples:
     """All utterances that a run reads, ready to be cut into batches.
@@ -74,7 +78,7 @@ class Examples:
         texts = None
         tables = {m: corpus.features(m) for m in names if not (encoder and m == "text")}
         for name, (values, present) in tables.items():
-            bad = ~torch.isfinite(values).all(dim=1) & present
+            bad = ~torch.cat([torch.isfinite(x).all(dim=1) for x in torch.split(values, CHUNK)]) & present
             if bad.any():
                 row = int(bad.nonzero()[0, 0])
                 raise FeatureError(
@@ -87,11 +91,12 @@ class Examples:
             column = corpus.utterances["text"].fillna("").tolist()
             texts = encoder.tokenize(column)
             given["text"] = torch.tensor([bool(ids) for ids in texts])
+        speakers, _ = pd.factorize(corpus.utterances["speaker"].fillna(""))  # numbers take less memory
         return cls(
             features=features,
             present=torch.stack([given[m] for m in names], dim=1),
             offsets=corpus.offsets,
-            speakers=_local_speakers(corpus.utterances["speaker"].fillna("").tolist(), corpus.offsets),
+            speakers=_local_speakers(speakers.tolist(), corpus.offsets),
             labels=torch.from_numpy(corpus.targets),
             texts=texts,
             encoder=encoder,
@@ -214,10 +219,10 @@ def labelled(batch: Batch) -> Tensor:
     return batch.labels != MISSING
 
 
-def _local_speakers(names: Sequence[str], offsets: npt.NDArray[np.int64]) -> Tensor:
+def _local_speakers(names: Sequence[str] | Sequence[int], offsets: npt.NDArray[np.int64]) -> Tensor:
     numbers = np.zeros(len(names), dtype=np.int64)
     for start, stop in pairwise(offsets):
-        seen: dict[str, int] = {}
+        seen: dict[str | int, int] = {}
         for row in range(start, stop):
             numbers[row] = seen.setdefault(names[row], len(seen))
     return torch.from_numpy(numbers)

@@ -81,10 +81,10 @@ class Corpus:
         self.path = path
         self.manifest = manifest
         self.utterances = utterances
-        ids = utterances["dialogue_id"].to_numpy()
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=int)
-        self.offsets: npt.NDArray[np.int64] = np.r_[starts, len(ids)].astype(np.int64)
-        self.dialogue_ids: list[str] = [str(name) for name in ids[starts]]
+        numbers, _ = pd.factorize(utterances["dialogue_id"])  # a string object for each row would take GBs
+        starts = np.flatnonzero(np.diff(numbers, prepend=-2))
+        self.offsets: npt.NDArray[np.int64] = np.r_[starts, len(numbers)].astype(np.int64)
+        self.dialogue_ids: list[str] = [str(name) for name in utterances["dialogue_id"].iloc[starts]]
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
@@ -98,13 +98,11 @@ class Corpus:
         table_path = path / TABLE
         try:
             require_intact(path, manifest, TABLE)
-            table = pq.read_table(table_path)
-            columns = {f.name: table[f.name].cast(f.type) for f in SCHEMA}
+            frame = _read_table(table_path)
         except FileNotFoundError:
             raise CorpusError(f"{table_path} is missing: import the corpus again") from None
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
             raise CorpusError(f"{table_path} cannot be read ({error}): import the corpus again") from None
-        frame = pa.table(columns).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
         if frame.empty:
             raise CorpusError(f"{table_path} holds no utterances")
         for name in (f.name for f in SCHEMA if not f.nullable):
@@ -138,16 +136,16 @@ class Corpus:
         Raises:
             CorpusError: a label that the manifest does not list, with its row.
         """
-        index = {name: k for k, name in enumerate(self.labels)}
-        column = self.utterances["label"]
-        unknown = column.notna() & ~column.isin(list(index))
-        if unknown.any():
-            row = int(np.flatnonzero(unknown.to_numpy())[0])
+        codes, names = pd.factorize(self.utterances["label"])  # −1: none
+        unknown = [code for code, name in enumerate(names) if name not in self.labels]
+        if unknown:
+            row = int(np.isin(codes, unknown).argmax())
             raise CorpusError(
-                f"{self.path}: row {row}: unknown label {column.iloc[row]!r}; "
+                f"{self.path}: row {row}: unknown label {self.utterances['label'].iloc[row]!r}; "
                 f"labels are {', '.join(self.labels)}"
             )
-        return np.array(column.map(index).fillna(MISSING), dtype=np.int64)
+        classes = [*(self.labels.index(name) for name in names), MISSING]
+        return np.array(classes, dtype=np.int64)[codes]
 
     @property
     def texts(self) -> list[list[str]]:
@@ -358,6 +356,17 @@ def draw_validation(dialogue_ids: Sequence[str], count: int, phase: float = 0.5)
     """
     ordered = sorted(dialogue_ids)
     return [ordered[int((i + phase) * len(ordered) / count)] for i in range(count)]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read the utterances column by column: a corpus of millions must not be in memory twice."""
+    file = pq.ParquetFile(path)
+    kinds = {pa.int64(): pd.Int64Dtype()}.get
+    columns = {}
+    for field in SCHEMA:
+        column = file.read([field.name])[field.name].cast(field.type)
+        columns[field.name] = column.to_pandas(types_mapper=kinds)
+    return pd.DataFrame(columns, copy=False)
 
 
 def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, Examples, drop_modalities, length_buckets
+from mmerc.batch import CHUNK, Batch, Examples, drop_modalities, length_buckets
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
 from mmerc.config import TrainingConfig
 from mmerc.corpus import Modality
@@ -332,7 +332,8 @@ class Trainer:
         digest.update(examples.speakers.numpy()[rows].tobytes())
         digest.update(examples.present.numpy()[rows].tobytes())
         for values in examples.features.values():
-            digest.update(values.numpy()[rows].tobytes())
+            for start in range(0, len(rows), CHUNK):
+                digest.update(values.numpy()[rows[start : start + CHUNK]].tobytes())
         if examples.texts is not None:
             digest.update(json.dumps([examples.texts[row] for row in rows]).encode())
         return digest.hexdigest()

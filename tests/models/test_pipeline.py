@@ -70,6 +70,25 @@ def test_present_rows_get_mean_0_and_sd_1(seed: int, rows: int, shift: float, sc
     torch.testing.assert_close(scaled, expected, rtol=1e-3, atol=tolerance)
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64, 199])
+def test_statistics_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200, 4, generator=generator) * torch.tensor([1.0, 1e-3, 1e3, 0.0])
+    values += torch.tensor([0.0, 5.0, -1e4, 3.0])
+    present = torch.rand(200, generator=generator) < 0.8
+    standardizers = {size: Standardizer({"a": 4}, clip=5.0).double() for size in (200, chunk)}
+    for size, standardizer in standardizers.items():
+        monkeypatch.setattr("mmerc.models.pipeline.CHUNK", size)
+        standardizer.fit("a", values, present)
+    whole, parts = (standardizer.state_dict() for standardizer in standardizers.values())
+    rows = values[present].double()
+    assert torch.equal(whole["mean_a"], rows.mean(dim=0))  # a small corpus: not a bit is different
+    assert torch.equal(whole["scale_a"][:3], 1 / rows.std(dim=0, correction=0)[:3])
+    assert parts["scale_a"][3] == 0
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e4, 1e-9])
 def test_a_constant_column_becomes_zero(value: float) -> None:
     values = torch.full((7, 2), value)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, Examples, length_buckets
+from mmerc.batch import CHUNK, Batch, Examples, length_buckets
 from mmerc.corpus import slice_rows
 from mmerc.features.text import TextEncoder
 from mmerc.models.base import Network, Output
@@ -36,14 +36,27 @@ class Standardizer(nn.Module):
             self.register_buffer(f"scale_{name}", torch.ones(width))
 
     def fit(self, name: str, values: Tensor, present: Tensor) -> None:
-        """Take mean and sd of `values` (N, d) over the rows in `present` (N,)."""
-        rows = values[present].double()
-        if not len(rows):
+        """Take mean and sd of `values` (N, d) over the rows in `present` (N,).
+
+        Chunk by chunk, joined as by Chan, Golub and LeVeque (1983): a table may be larger than memory.
+        """
+        if not present.any():
             return
-        sd = rows.std(dim=0, correction=0)
+        count = 0
+        mean = variance = size = torch.zeros((), dtype=torch.float64, device=values.device)
+        for rows in torch.split(present.nonzero()[:, 0], CHUNK):
+            x = values[rows].double()
+            count += len(x)
+            share = len(x) / count  # 1 for the first chunk, whose figures are taken as they are
+            step = x.mean(dim=0) - mean
+            within = x.var(dim=0, correction=0) - variance
+            variance = variance + share * within + share * (1 - share) * step.square()
+            mean = mean + share * step
+            size = size + share * (x.abs().mean(dim=0) - size)
+        sd = variance.sqrt()
         # Below this an sd is rounding noise of a constant column.
-        varies = sd > 1e-6 * rows.abs().mean(dim=0).clamp(min=1e-6)
-        self.get_buffer(f"mean_{name}").copy_(rows.mean(dim=0))
+        varies = sd > 1e-6 * size.clamp(min=1e-6)
+        self.get_buffer(f"mean_{name}").copy_(mean)
         self.get_buffer(f"scale_{name}").copy_(torch.where(varies, 1.0 / sd, 0.0))
 
     def forward(self, name: str, values: Tensor) -> Tensor:
@@ -75,10 +88,11 @@ class Pipeline(nn.Module):
             return
         if self.encoder is not None and examples.texts is not None:
             self._fit_text(self.standardizer, examples, dialogues)
-        inside = torch.from_numpy(slice_rows(examples.offsets, dialogues))
+        inside = torch.zeros(len(examples.present), dtype=torch.bool)
+        inside[torch.from_numpy(slice_rows(examples.offsets, dialogues))] = True
         for column, name in enumerate(self.network.modalities):
             if name in examples.features:
-                self.standardizer.fit(name, examples.features[name][inside], examples.present[inside, column])
+                self.standardizer.fit(name, examples.features[name], inside & examples.present[:, column])
 
     @torch.no_grad()
     def _fit_text(
