@@ -68,11 +68,18 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, state: dict[str, Tensor], run: RunConfig, info: CheckpointInfo, encoder: TextEncoder | None
 ) -> None:
-    """Write a checkpoint into the folder `path`."""
+    """Write a checkpoint into the folder `path`.
+
+    Raises:
+        CheckpointError: there is no room for it.
+    """
     path.mkdir(parents=True, exist_ok=True)
     (path / "checkpoint.json").unlink(missing_ok=True)
-    with atomic_path(path / "model.safetensors") as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    try:
+        with atomic_path(path / "model.safetensors") as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be written ({error}): is there room on the disk?") from None
     if encoder is not None:
         encoder.save(path / "encoder")
     write_text(path / "config.yaml", yaml.safe_dump(_plain(asdict(run)), sort_keys=False, allow_unicode=True))

@@ -36,7 +36,7 @@ from mmerc.manifest import (
     require_intact,
     write_manifest,
 )
-from mmerc.storage import atomic_folder, atomic_path, exclusive
+from mmerc.storage import LOCK, atomic_folder, atomic_path, exclusive
 
 __all__ = [
     "MISSING", "SCHEMA", "SPLITS", "Corpus", "Features", "Manifest", "Modality", "add_table",
@@ -299,7 +299,7 @@ def write_corpus(
             label, a single label or one that occurs twice, or a folder at `path` that is not a corpus.
     """
     path = Path(path)
-    if path.exists() and not (path / "corpus.json").exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path / "corpus.json").exists() and not _is_empty(path):
         raise CorpusError(f"{path} exists and is not a corpus folder: choose another output folder")
     frame = utterances.reindex(columns=SCHEMA.names)
     ids = frame["dialogue_id"].to_numpy()
@@ -369,6 +369,11 @@ def _read_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
+def _is_empty(path: Path) -> bool:
+    # A killed import leaves its lock, which locks nothing any more.
+    return path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())
+
+
 def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:
     values = features.values
     if values.ndim != 2 or len(values) != count or features.present.shape != (count,):
@@ -389,4 +394,7 @@ def _write_features(path: Path, features: Features) -> None:
     present = torch.from_numpy(np.array(features.present, dtype=bool))
     values = torch.from_numpy(np.array(features.values, dtype=np.float32))
     values[~present] = 0.0  # an absent vector has no content
-    save_file({"values": values, "present": present}, path)
+    try:
+        save_file({"values": values, "present": present}, path)
+    except SafetensorError as error:
+        raise CorpusError(f"{path} cannot be written ({error}): is there room on the disk?") from None

@@ -35,7 +35,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors writes files that nobody else may read
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -152,10 +155,9 @@ def exclusive(folder: Path, kind: type[MmercError]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder / LOCK, kind)
     except OSError as error:
+        _remove_empty(folder, made)
         reason = error.strerror or str(error)
-        raise kind(
-            f"{folder} cannot be written to ({reason}): choose a folder that you may write to"
-        ) from None
+        raise kind(f"{folder} cannot be written to ({reason}): make room, or choose another folder") from None
     _held.add(folder)
     try:
         _remove_leftovers(folder)
@@ -165,9 +167,13 @@ def exclusive(folder: Path, kind: type[MmercError]) -> Iterator[None]:
         if _lies_at(handle, folder / LOCK):
             (folder / LOCK).unlink()
         os.close(handle)
-        if made:
-            with suppress(OSError):  # it is not empty: the rule
-                folder.rmdir()
+        _remove_empty(folder, made)
+
+
+def _remove_empty(folder: Path, made: bool) -> None:
+    if made:
+        with suppress(OSError):  # it is not empty: the rule
+            folder.rmdir()
 
 
 def _lock(file: Path, kind: type[MmercError]) -> int:
@@ -193,8 +199,13 @@ def _lock(file: Path, kind: type[MmercError]) -> int:
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
-    os.ftruncate(handle, 0)
-    os.write(handle, json.dumps(note).encode())
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(note).encode())
+    except OSError:
+        file.unlink()
+        os.close(handle)
+        raise
     return handle
 
 

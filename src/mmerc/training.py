@@ -264,7 +264,11 @@ class Trainer:
         return scores
 
     def save(self, path: Path) -> None:
-        """Write everything that resuming needs, atomically."""
+        """Write everything that resuming needs, atomically.
+
+        Raises:
+            TrainingError: there is no room for it.
+        """
         state = {
             "pipeline": self.pipeline.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -276,7 +280,13 @@ class Trainer:
             "identity": self._identity(),
         }
         with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch has no other for a disk that is full
+                reason = str(error).splitlines()[0]
+                raise TrainingError(
+                    f"{path} cannot be written ({reason}): make room on the disk, then --resume goes on"
+                ) from None
             append_checksum(temporary)
 
     def write_log(self, out: Path) -> None:

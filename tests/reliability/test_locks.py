@@ -177,7 +177,7 @@ def test_a_folder_without_leave_to_write() -> None:
                 with exclusive(folder, TrainingError):
                     pass
             except TrainingError as error:
-                code = 0 if "cannot be written to (Permission denied): choose a folder" in str(error) else 2
+                code = 0 if "cannot be written to (Permission denied): make room" in str(error) else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
