@@ -15,7 +15,7 @@ from mmerc.batch import Batch, Examples, drop_modalities, labelled, length_bucke
 from mmerc.conversation import Conversation, Utterance
 from mmerc.corpus import MISSING, Corpus, Features, write_corpus
 from mmerc.errors import ConversationError, CorpusError, FeatureError
-from mmerc.features.text import Tokens
+from mmerc.features.packing import Tokens
 
 LENGTHS = [2, 1, 3]
 SPEAKERS = ["Ana", "Ben", "Ben", "Cy", None, "Cy"]
@@ -54,11 +54,11 @@ class Letters:
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(letter) for letter in text] for text in texts]
 
-    def pack(self, dialogues: Sequence[Sequence[Sequence[int]]]) -> Tokens:
+    def pack(self, dialogues: Sequence[Sequence[Sequence[int]]]) -> tuple[Tokens, ...]:
         flat = [[i for ids in dialogue for i in ids] for dialogue in dialogues]
         width = max(map(len, flat))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in flat])
-        return Tokens(ids, (ids > 0).long(), torch.zeros_like(ids))
+        return (Tokens(ids, (ids > 0).long(), torch.zeros_like(ids)),)
 
 
 def test_a_corpus_becomes_examples(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_with_an_encoder_text_comes_from_the_texts(tmp_path: Path) -> None:
     assert examples.present[:, 1].tolist() == [True, False, True, False, True, True]
     batch = examples.batch(np.array([2, 0]))
     assert batch.tokens is not None
-    assert batch.tokens.input_ids.tolist() == [[*b"noa"], [*b"hi", 0]]
+    assert batch.tokens[0].input_ids.tolist() == [[*b"noa"], [*b"hi", 0]]
     assert batch.present[:, 1].tolist() == [False, True, True, True, False]
 
 
@@ -246,12 +246,14 @@ def test_labelled_is_what_somebody_labelled() -> None:
 
 def test_moving_a_batch_leaves_the_lengths_on_the_cpu() -> None:
     ids = torch.tensor([[1, 2]])
-    batch = make_batch([2, 1])._replace(tokens=Tokens(ids, ids, ids))
+    batch = make_batch([2, 1])._replace(tokens=(Tokens(ids, ids, ids), Tokens(ids, ids, ids, ids)))
     moved: Batch = batch.to(torch.device("meta"))
     assert moved.lengths.device.type == "cpu"
     assert moved.labels is not None
     assert moved.tokens is not None
-    tensors = [*moved.features.values(), moved.present, moved.speakers, moved.labels, *moved.tokens]
+    assert moved.tokens[0].positions is None
+    read = [*moved.tokens[0][:3], *moved.tokens[1]]
+    tensors = [*moved.features.values(), moved.present, moved.speakers, moved.labels, *read]
     assert {x.device.type for x in tensors} == {"meta"}
     bare = batch._replace(labels=None, tokens=None).to(torch.device("cpu"))
     assert bare.labels is None

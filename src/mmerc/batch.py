@@ -14,7 +14,8 @@ from torch import Tensor
 from mmerc.conversation import Conversation
 from mmerc.corpus import MISSING, Corpus, slice_rows
 from mmerc.errors import ConversationError, FeatureError
-from mmerc.features.text import TextEncoder, Tokens
+from mmerc.features.packing import Tokens
+from mmerc.features.text import TextEncoder
 
 
 class Batch(NamedTuple):
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,) int64, on the CPU; sums to N
     speakers: Tensor  # (N,) int64: 0, 1, … by first appearance in the dialogue
     labels: Tensor | None = None  # (N,) int64; MISSING where nobody labelled
-    tokens: Tokens | None = None  # when the text encoder is part of the network
+    tokens: tuple[Tokens, ...] | None = None  # when the text encoder is part of the network
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`; `lengths` stays on the CPU, where packing needs it."""
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
             present=move(self.present),
             speakers=move(self.speakers),
             labels=None if self.labels is None else move(self.labels),
-            tokens=None if self.tokens is None else Tokens(*map(move, self.tokens)),
+            tokens=None if self.tokens is None else tuple(block.to(device) for block in self.tokens),
         )
 
 

@@ -24,7 +24,8 @@ from mmerc.batch import Batch
 from mmerc.checkpoint import load_checkpoint, versions
 from mmerc.errors import ConfigError
 from mmerc.features.frozen import encoder_for
-from mmerc.features.text import TextEncoder, Tokens
+from mmerc.features.packing import Tokens
+from mmerc.features.text import TextEncoder
 from mmerc.models.pipeline import Pipeline
 from mmerc.storage import atomic_path
 
@@ -140,8 +141,9 @@ def export_text_encoder(checkpoint: str | Path, path: str | Path) -> Exported:
     axes = {name: {0: "windows", 1: "tokens"} for name in list(TOKEN_INPUTS)[:-1]}
     batches: list[tuple[Tensor, ...]] = []
     for dialogues in TEXTS:
-        tokens = encoder.pack([encoder.tokenize(texts) for texts in dialogues])
-        batches.append((*tokens, torch.tensor(sum(map(len, dialogues)))))
+        windows = encoder.all_windows([encoder.tokenize(texts) for texts in dialogues])
+        ids, mask, rows, _ = encoder.collate(windows)
+        batches.append((ids, mask, rows, torch.tensor(sum(map(len, dialogues)))))
     metadata = {
         "kind": "text-encoder",
         "recipe": encoder.recipe,
@@ -177,7 +179,7 @@ class _Encoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, count: Tensor) -> Tensor:
-        vectors: Tensor = self.encoder(Tokens(input_ids, attention_mask, rows), count)
+        vectors: Tensor = self.encoder([Tokens(input_ids, attention_mask, rows)], count)
         return vectors
 
 

@@ -15,7 +15,8 @@ import torch
 from mmerc.checkpoint import Checkpoint
 from mmerc.conversation import Conversation, Emotion, Prediction, Utterance
 from mmerc.errors import ConversationError, FeatureError
-from mmerc.features.text import TextEncoder, Tokens, Window
+from mmerc.features.packing import Window
+from mmerc.features.text import TextEncoder
 from mmerc.models import find
 from mmerc.models.pipeline import Pipeline
 from mmerc.recognizer import Recognizer
@@ -179,8 +180,8 @@ class _Text:
     def _read(self, window: Window) -> npt.NDArray[np.float32]:
         count = len(window.rows)
         device = next(self.encoder.parameters()).device
-        tokens = self.encoder.collate([window._replace(rows=range(count))])
-        pooled = self.encoder.pooled(Tokens(*(x.to(device) for x in tokens)), count)
+        block = self.encoder.collate([window._replace(rows=range(count))]).to(device)
+        pooled = self.encoder.pooled([block], count)
         return pooled.cpu().numpy()
 
 

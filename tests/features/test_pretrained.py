@@ -11,7 +11,7 @@ import torch
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
 from mmerc.features.frozen import encode
-from mmerc.features.text import TextEncoder
+from mmerc.features.text import _SHARING, TextEncoder
 
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -42,6 +42,11 @@ def make(kind: str, folder: Path) -> Path:
     if kind == "roberta":
         model = hf.RobertaModel(hf.RobertaConfig(vocab_size=size, max_position_embeddings=34, **heads))
         make_tokenizer(folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    elif kind in ("bert", "electra", "xlm-roberta"):
+        name = {"bert": "Bert", "electra": "Electra", "xlm-roberta": "XLMRoberta"}[kind]
+        config = getattr(hf, f"{name}Config")(vocab_size=size, max_position_embeddings=34, **heads)
+        model = getattr(hf, f"{name}Model")(config)
+        make_tokenizer(folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     elif kind == "t5":
         model = hf.T5Model(
             hf.T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
@@ -68,7 +73,8 @@ def copy(roberta: Path, tmp_path: Path) -> Path:
 def test_families_of_encoders(kind: str, window: int, special: int, tmp_path: Path) -> None:
     encoder = TextEncoder.load(str(make(kind, tmp_path / "model")), utterance_limit=512)
     assert (encoder.width, encoder.recipe["window"]) == (16, window)
-    tokens = encoder.pack([encoder.tokenize(["a" * window, "abc", "z"])])
+    ids = encoder.tokenize(["a" * window, "abc", "z"])
+    tokens = encoder.collate(encoder.all_windows([ids]))
     assert int(tokens.attention_mask[0].sum()) == window  # the longest window can be read
     assert int((tokens.attention_mask - (tokens.rows >= 0).long())[0].sum()) == special
     alone = encode(encoder, [["abc"]]).values
@@ -77,6 +83,37 @@ def test_families_of_encoders(kind: str, window: int, special: int, tmp_path: Pa
     restored = TextEncoder.restore(tmp_path / "saved")
     restored.load_state_dict(encoder.state_dict())
     assert (encode(restored, [["abc"]]).values == alone).all()
+
+
+@pytest.mark.parametrize("kind", sorted(_SHARING))
+def test_windows_that_share_a_line_are_read_as_if_alone(kind: str, tmp_path: Path) -> None:
+    encoder = TextEncoder.load(str(make(kind, tmp_path / "model")), scope="both")
+    torch.nn.init.normal_(encoder.model.embeddings.position_embeddings.weight)  # so that places matter
+    ids = [encoder.tokenize(texts) for texts in (["abc", "", "de" * 9, "f" * 28, "gh"], ["ij" * 3], ["k"])]
+    apart, blocks = encoder.collate(encoder.all_windows(ids)), encoder.pack(ids)
+    assert any(block.positions is not None for block in blocks)
+    assert sum(map(len, (block.rows for block in blocks))) < len(apart.rows)
+    results = []
+    for laid_out in ([apart], blocks):
+        encoder.zero_grad()
+        vectors = encoder(laid_out, 7)
+        vectors.sin().sum().backward()
+        results.append((vectors, [p.grad.clone() for p in encoder.parameters() if p.grad is not None]))
+    torch.testing.assert_close(results[1][0], results[0][0], atol=1e-6, rtol=0)
+    for one, other in zip(*(grads for _, grads in results), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_other_families_read_a_window_a_line(kind: str, tmp_path: Path) -> None:
+    encoder = TextEncoder.load(str(make(kind, tmp_path / "model")), scope="utterance")
+    ids = [encoder.tokenize(["abc", "defg" * 7, "hi", "j"] * 4)]
+    blocks = encoder.pack(ids)
+    assert len(blocks) == 2
+    assert all(block.positions is None for block in blocks)
+    with torch.no_grad():
+        apart = encoder([encoder.collate(encoder.all_windows(ids))], 16)
+        torch.testing.assert_close(encoder(blocks, 16), apart, atol=1e-5, rtol=0)
 
 
 def test_loading_is_silent(roberta: Path, capfd: pytest.CaptureFixture[str]) -> None:

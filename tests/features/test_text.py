@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmerc.errors import FeatureError
 from mmerc.features.frozen import encode, encoder_for
-from mmerc.features.text import Scope, TextEncoder, Tokens, pack_windows
+from mmerc.features.packing import Tokens, pack_windows
+from mmerc.features.text import Scope, TextEncoder
 
 WORDS = ["the", "train", "is", "late", "again", "oh", "no", "fine", "##ly", "!", "great"]
 DIALOGUES = [
@@ -85,34 +85,28 @@ def one_window_at_a_time(encoder: TextEncoder, dialogue: Sequence[str], capacity
 # Packing
 
 
-@given(st.lists(st.integers(0, 9), max_size=40), st.integers(9, 30))
-def test_windows_are_complete_and_greedy(counts: list[int], capacity: int) -> None:
-    windows = pack_windows(counts, capacity)
-    assert [i for window in windows for i in window] == list(range(len(counts)))
-    sums = [sum(counts[i] for i in window) for window in windows]
-    assert all(len(window) for window in windows)
-    assert all(total <= capacity for total in sums)
-    for total, following in zip(sums, windows[1:], strict=False):
-        assert total + counts[following[0]] > capacity
-
-
-def test_an_utterance_longer_than_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="utterance 1 has 11 tokens"):
-        pack_windows([3, 11], 10)
-
-
 def test_packed_windows_hold_every_token_once(encoder: TextEncoder) -> None:
     ids = token_ids(encoder, DIALOGUES)
-    tokens = encoder.pack(ids)
+    blocks = encoder.pack(ids)
     flat = [utterance for dialogue in ids for utterance in dialogue]
     for row, utterance in enumerate(flat):
-        assert tokens.input_ids[tokens.rows == row].tolist() == utterance
+        found = [block.input_ids[block.rows == row].tolist() for block in blocks]
+        assert [read for read in found if read] == [utterance] * bool(utterance)
     dialogue_of = np.repeat(np.arange(len(ids)), [len(d) for d in ids])
-    for window_rows, mask in zip(tokens.rows, tokens.attention_mask, strict=True):
-        spoken = window_rows[window_rows >= 0]
+    windows = [
+        (block.rows[line][block.attention_mask[line] == number], block, line, number)
+        for block in blocks
+        for line in range(len(block.rows))
+        for number in range(1, int(block.attention_mask[line].max()) + 1)
+    ]
+    assert len(windows) == len(encoder.all_windows(ids))
+    for rows, block, line, number in windows:
+        spoken = rows[rows >= 0]
         assert len(set(dialogue_of[spoken.numpy()].tolist())) == 1
-        assert mask.sum() == len(spoken) + 2 <= 24  # [CLS] and [SEP]
-    assert isinstance(Tokens(*map(torch.clone, tokens)), Tokens)
+        assert len(rows) == len(spoken) + 2 <= 24  # [CLS] and [SEP]
+        if block.positions is not None:
+            places = block.positions[line][block.attention_mask[line] == number]
+            assert places.tolist() == list(range(len(rows)))
 
 
 # Vectors
@@ -144,12 +138,19 @@ def test_a_dialogue_alone_or_among_others_in_any_order(encoder: TextEncoder) -> 
 
 
 def test_padding_changes_nothing(encoder: TextEncoder) -> None:
-    tokens = encoder.pack(token_ids(encoder, DIALOGUES[:2]))
-    wider = Tokens(
-        *(torch.nn.functional.pad(x, (0, 5), value=fill) for x, fill in zip(tokens, (0, 0, -1), strict=True))
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(encoder(tokens, 5), encoder(wider, 5), atol=1e-5, rtol=0)
+    ids = token_ids(encoder, DIALOGUES[:2])
+    for blocks in ([encoder.collate(encoder.all_windows(ids))], encoder.pack(ids)):
+        wider = [
+            Tokens(
+                *(
+                    x if x is None else pad(x, (0, 5), value=fill)
+                    for x, fill in zip(b, (0, 0, -1, 0), strict=True)
+                )
+            )
+            for b in blocks
+        ]
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(blocks, 5), encoder(wider, 5), atol=1e-5, rtol=0)
 
 
 def test_context_enters_within_a_dialogue_only(encoder: TextEncoder) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from helpers import CLASSES, SMALL, WIDTHS, make_batch, modalities_of, take
 from mmerc.batch import Examples
 from mmerc.conversation import Conversation, Utterance
-from mmerc.features.text import TextEncoder, Tokens
+from mmerc.features.packing import Tokens
+from mmerc.features.text import TextEncoder
 from mmerc.models import build_pipeline, resolve
 from mmerc.models.base import Network, Output
 from mmerc.models.pipeline import Pipeline, Standardizer
@@ -208,7 +210,8 @@ class LetterEncoder(nn.Module):
         super().__init__()
         self.letters = nn.Embedding(26, self.width)
 
-    def forward(self, tokens: Tokens, count: int) -> Tensor:
+    def forward(self, blocks: Sequence[Tokens], count: int) -> Tensor:
+        (tokens,) = blocks
         members = (tokens.rows.flatten()[None, :] == torch.arange(count)[:, None]).float()
         return (
             members @ self.letters(tokens.input_ids.flatten()) / members.sum(dim=1, keepdim=True).clamp(min=1)
@@ -225,7 +228,7 @@ def test_a_text_encoder_takes_the_place_of_text_vectors() -> None:
     ids, rows = torch.tensor([[0, 1, 5]]), torch.tensor([[0, 0, 1]])
     present = batch.present.clone()
     present[2, 1] = False
-    tokens = Tokens(ids, torch.ones_like(ids), rows)
+    tokens = (Tokens(ids, torch.ones_like(ids), rows),)
     seen = pipeline(batch._replace(features=features, present=present, tokens=tokens)).logits
     letters = encoder.letters.weight
     expected = torch.stack([(letters[0] + letters[1]) / 2, letters[5], torch.zeros(6)])

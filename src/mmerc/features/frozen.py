@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from mmerc.corpus import Features
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
-from mmerc.features.text import Scope, TextEncoder, TextRecipe, Tokens, Window, first_line
+from mmerc.features.packing import Window, split_blocks
+from mmerc.features.text import Scope, TextEncoder, TextRecipe, first_line
 
 
 def encode(
@@ -51,8 +52,8 @@ def encode(
                     rows = [row for window in batch for row in window.rows]
                     places = iter(range(len(rows)))
                     local = [w._replace(rows=[next(places) for _ in w.rows]) for w in batch]
-                    tokens = Tokens(*(x.to(device) for x in encoder.collate(local)))
-                    values[rows, part] = encoder.pooled(tokens, len(rows)).cpu().numpy()
+                    block = encoder.collate(local).to(device)
+                    values[rows, part] = encoder.pooled([block], len(rows)).cpu().numpy()
                     done += len(rows) / len(scopes)
                     report(round(done))
     finally:
@@ -132,5 +133,7 @@ def _buckets(
     start = 0
     while start < len(order):
         size = max(1, budget // length(order[start]))
-        yield order[start : start + size]
+        bucket = order[start : start + size]
+        for block in split_blocks([length(window) for window in bucket]):
+            yield [bucket[i] for i in block]
         start += size

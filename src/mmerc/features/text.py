@@ -12,29 +12,31 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
+from mmerc.features.packing import (
+    LINE,
+    Tokens,
+    Window,
+    lay_out,
+    pack_windows,
+    share_lines,
+    split_blocks,
+)
 from mmerc.storage import atomic_folder, write_json
 
 _TOKENIZING = threading.Lock()  # a tokenizer's settings change inside a call
 _NO_LIMIT = 512  # tokens in a window of an encoder that names no limit of its own
+# Families (config.json's `model_type`) known to read several windows in a line as if each were alone.
+_SHARING = {"bert", "electra", "roberta", "xlm-roberta"}
 
 Scope = Literal["dialogue", "utterance", "both"]
-
-
-class Tokens(NamedTuple):
-    """The windows of a batch, padded to the longest."""
-
-    input_ids: Tensor  # (W, L) int64
-    attention_mask: Tensor  # (W, L) int64: 1 for tokens, 0 for padding
-    rows: Tensor  # (W, L) int64: the batch's utterance that a token belongs to; -1 for special and padding
 
 
 class TextRecipe(BaseModel):
@@ -54,17 +56,6 @@ class TextRecipe(BaseModel):
     scope: Scope = "dialogue"  # an utterance is read inside its dialogue, alone, or both (concatenated)
     window: int = Field(gt=0)  # tokens, special ones included
     utterance_limit: int = Field(gt=0)  # tokens; longer utterances are clipped
-
-
-class Window(NamedTuple):
-    """Consecutive utterances of one dialogue that are read at once."""
-
-    rows: Sequence[int]  # of the utterances in it
-    ids: list[list[int]]  # their tokens, none of them empty
-
-    def shifted(self, offset: int) -> "Window":
-        """Return the window with `offset` added to its rows."""
-        return self._replace(rows=[row + offset for row in self.rows])
 
 
 class TextEncoder(nn.Module):
@@ -87,6 +78,10 @@ class TextEncoder(nn.Module):
         self._prefix, self._suffix = _special_tokens(self._tokenizer, recipe.encoder)
         longest = _longest_window(parts)
         self._capacity = recipe.window - len(self._prefix) - len(self._suffix)
+        config = parts.model.config
+        shares = config.model_type in _SHARING and config._attn_implementation == "sdpa"
+        self._line = LINE if shares else 0  # tokens that windows may share
+        self._first_position = _lost_positions(parts.model)
         if recipe.window > longest or self._capacity < 1:
             raise FeatureError(
                 f"text encoder {recipe.encoder!r}: a window of {recipe.window} tokens is not possible; "
@@ -212,52 +207,74 @@ class TextEncoder(nn.Module):
                 ids[i] = list(tokens[:limit])
         return ids
 
-    def pack(self, dialogues: list[list[list[int]]]) -> Tokens:
-        """Lay the token ids of dialogues × utterances out in windows, none of which spans two dialogues.
+    def pack(self, dialogues: Sequence[Sequence[list[int]]]) -> tuple[Tokens, ...]:
+        """Lay the token ids of dialogues × utterances out in blocks with little padding, for `forward`."""
+        windows = self.all_windows(dialogues)
+        lengths = [self.length(window) for window in windows]
+        lines = share_lines(lengths, self._line)
+        blocks = split_blocks([sum(lengths[i] for i in line) for line in lines])
+        return tuple(self._lay_out([[windows[i] for i in lines[k]] for k in block]) for block in blocks)
 
-        With the scope `both`, the rows of the utterances read alone follow those of the dialogues.
-        """
-        count = sum(len(utterances) for utterances in dialogues)
-        windows = []
-        for part, scope in enumerate(self.scopes):
-            windows += [window.shifted(part * count) for window in self.windows(dialogues, scope)]
-        return self.collate(windows)
-
-    def forward(self, tokens: Tokens, count: int) -> Tensor:
+    def forward(self, blocks: Sequence[Tokens], count: int) -> Tensor:
         """Return the mean of the hidden states over the tokens of every utterance.
 
         Args:
-            tokens: windows of W × L tokens, as `pack` lays them out.
+            blocks: the windows, as `pack` lays them out.
             count: number N of utterances.
 
         Returns:
             (N, width), at least float32; zeros for an utterance without tokens.
         """
         scopes = len(self.scopes)
-        vectors = self.pooled(tokens, scopes * count)
+        vectors = self.pooled(blocks, scopes * count)
         return vectors.view(scopes, count, self.part).transpose(0, 1).reshape(count, self.width)
 
-    def pooled(self, tokens: Tokens, count: int) -> Tensor:
+    def pooled(self, blocks: Sequence[Tokens], count: int) -> Tensor:
         """Return the mean over the tokens of each of `count` rows, (count, width of one scope)."""
-        if not len(tokens.input_ids):
-            return torch.zeros(count, self.part, device=tokens.input_ids.device)
-        layers = self._recipe.layers
-        states = self.model(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            output_hidden_states=layers is not None,
-        )
-        hidden: Tensor = states.last_hidden_state
-        if layers is not None:
-            hidden = torch.cat([states.hidden_states[layer] for layer in layers], dim=-1)
-        hidden = hidden.flatten(0, 1)  # (W L, width of one scope)
+        if not blocks:
+            return torch.zeros(count, self.part, device=next(self.parameters()).device)
+        hidden = torch.cat(
+            [self._read(block).flatten(0, 1) for block in blocks]
+        )  # (tokens, width of one scope)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         # What belongs to no utterance is added up in a row of its own, which is left out below: unlike
         # boolean indexing, this keeps the shapes fixed.
-        rows = tokens.rows.where(tokens.rows >= 0, count).flatten()
+        rows = torch.cat([block.rows.flatten() for block in blocks])
+        rows = rows.where(rows >= 0, count)
         sums = hidden.new_zeros(count + 1, self.part).index_add(0, rows, hidden)
         sizes = hidden.new_zeros(count + 1).index_add(0, rows, hidden.new_ones(rows.shape[0]))
         return sums[:count] / sizes[:count, None].clamp(min=1)
+
+    def _read(self, block: Tokens) -> Tensor:
+        """Return the hidden states of a block, (W, L, width of one scope)."""
+        layers, mask = self._recipe.layers, block.attention_mask
+        places = {}
+        if block.positions is not None:
+            places["position_ids"] = block.positions + self._first_position
+            # A window sees itself alone; padding sees padding, since it must see something.
+            mask = mask[:, None, :, None] == mask[:, None, None, :]  # (W, 1, L, L)
+        states = self.model(
+            input_ids=block.input_ids,
+            attention_mask=mask,
+            output_hidden_states=layers is not None,
+            **places,
+        )
+        if layers is None:
+            last: Tensor = states.last_hidden_state
+            return last
+        return torch.cat([states.hidden_states[layer] for layer in layers], dim=-1)
+
+    def all_windows(self, dialogues: Sequence[Sequence[list[int]]]) -> list[Window]:
+        """Return the windows of dialogues × utterances × tokens, none of which spans two dialogues.
+
+        With the scope `both`, the rows of the utterances read alone follow those of the dialogues.
+        """
+        count = sum(map(len, dialogues))
+        return [
+            window.shifted(part * count)
+            for part, scope in enumerate(self.scopes)
+            for window in self.windows(dialogues, scope)
+        ]
 
     def windows(self, dialogues: Sequence[Sequence[list[int]]], scope: str) -> Iterator[Window]:
         """Yield the windows of dialogues × utterances × tokens; with the scope `utterance`, one for each."""
@@ -277,46 +294,15 @@ class TextEncoder(nn.Module):
             first += len(utterances)
 
     def collate(self, windows: Sequence[Window]) -> Tokens:
-        """Add the special tokens and pad to the longest window."""
-        padding = self.packing["padding"]
-        width = max((self.length(window) for window in windows), default=0)
-        input_ids = np.full((len(windows), width), padding, dtype=np.int64)
-        attention_mask = np.zeros_like(input_ids)
-        rows = np.full_like(input_ids, -1)
-        for w, window in enumerate(windows):
-            body = [token for ids in window.ids for token in ids]
-            sequence = [*self._prefix, *body, *self._suffix]
-            start = len(self._prefix)
-            input_ids[w, : len(sequence)] = sequence
-            attention_mask[w, : len(sequence)] = 1
-            rows[w, start : start + len(body)] = np.repeat(window.rows, [len(ids) for ids in window.ids])
-        return Tokens(*map(torch.from_numpy, (input_ids, attention_mask, rows)))
+        """Lay windows out in one block, each in a line of its own."""
+        return self._lay_out([[window] for window in windows])
+
+    def _lay_out(self, lines: Sequence[Sequence[Window]]) -> Tokens:
+        return lay_out(lines, self._prefix, self._suffix, self._tokenizer.pad_token_id or 0)
 
     def length(self, window: Window) -> int:
         """Return how many tokens a window takes, special ones included."""
         return len(self._prefix) + sum(map(len, window.ids)) + len(self._suffix)
-
-
-def pack_windows(counts: Sequence[int], capacity: int) -> list[range]:
-    """Cut the utterances of a dialogue into windows, each taking utterances as long as they fit.
-
-    Args:
-        counts: tokens of each utterance, none above `capacity`.
-        capacity: tokens that fit into a window.
-
-    Returns:
-        Consecutive ranges over the utterances.
-    """
-    windows: list[range] = []
-    start = used = 0
-    for i, count in enumerate(counts):
-        if count > capacity:
-            raise ValueError(f"utterance {i} has {count} tokens, a window takes {capacity}")
-        if used + count > capacity:
-            windows.append(range(start, i))
-            start, used = i, 0
-        used += count
-    return [*windows, range(start, len(counts))] if counts else []
 
 
 def _special_tokens(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
@@ -338,17 +324,21 @@ def _longest_window(parts: pretrained.Parts) -> int:
     limits = [int(parts.tokenizer.model_max_length)]  # astronomical where nobody set it
     positions = getattr(parts.model.config, "max_position_embeddings", None)
     if positions is not None and positions > 0:
-        # RoBERTa and its kin count from behind the padding index: 514 positions hold 512 tokens.
-        lost = [
-            module.padding_idx + 1
-            for name, module in parts.model.named_modules()
-            if name.endswith("position_embeddings")
-            and isinstance(module, nn.Embedding)
-            and module.padding_idx is not None
-        ]
-        limits.append(positions - max(lost, default=0))
+        limits.append(positions - _lost_positions(parts.model))
     longest = min(limits)
     return longest if longest < 10**9 else _NO_LIMIT
+
+
+def _lost_positions(model: nn.Module) -> int:
+    """Return the first position: RoBERTa and its kin count from behind the padding index (514 hold 512)."""
+    lost = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings")
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ]
+    return max(lost, default=0)
 
 
 def _well_formed(text: str) -> str:
