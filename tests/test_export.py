@@ -37,7 +37,7 @@ from tiny import config, make_bert, tables, task, write
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "onnx_predict.py"
 LABELS = ("joy", "schön", "anger")
-FIRST = [(model, next(iter(MODELS[model].presets)), {}) for model in ("df-erc", "mm-dfn", "cfn-esa")]
+FIRST = [(model, next(iter(MODELS[model].presets)), {}) for model in ("df-erc", "mm-dfn")]
 OTHERS = [
     (model, preset, overrides)
     for model in MODELS

@@ -73,6 +73,7 @@ def fuzz(client: TestClient, examples: int) -> None:
                 assert not list(operation.iter_parameters())
 
 
+@pytest.mark.slow
 def test_a_few_requests_made_up_from_the_document(client: TestClient) -> None:
     fuzz(client, examples=3)
 
