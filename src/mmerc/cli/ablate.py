@@ -8,7 +8,9 @@ import typer
 from mmerc.cli.studies import (
     Assignments,
     Device,
+    Engines,
     Folds,
+    Gpus,
     Jobs,
     Seeds,
     complain,
@@ -46,6 +48,8 @@ def ablate(
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",
+    engine: Engines = "processes",
+    gpus: Gpus = 0,
 ) -> None:
     """Train DF-ERC without each of its parts and on each set of modalities; tables beside the paper's.
 
@@ -66,7 +70,7 @@ def ablate(
     for plan in plans:
         for note in plan.notes:
             console.print(f"[yellow]left out:[/] {note}")
-    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device)
+    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus)
     for plan in plans:
         show_plan(plan, out, device)
     complain(failed)

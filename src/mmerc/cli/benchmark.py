@@ -8,7 +8,9 @@ import typer
 from mmerc.cli.studies import (
     Assignments,
     Device,
+    Engines,
     Folds,
+    Gpus,
     Jobs,
     Seeds,
     complain,
@@ -44,6 +46,8 @@ def benchmark(
     ] = False,
     jobs: Jobs = 0,
     device: Device = "auto",
+    engine: Engines = "processes",
+    gpus: Gpus = 0,
 ) -> None:
     """Train and test models on corpora; tables as Markdown, LaTeX, CSV and JSON.
 
@@ -74,7 +78,7 @@ def benchmark(
         raise ConfigError(f"--reference {reference} is none of the rows: {', '.join(names)}")
     require_free(out, [run for cell in cells for run in cell.runs])
     seen = [watched(cell, out) for cell in cells] if oracle else []
-    failed = run_cells([*cells, *seen], jobs, device)
+    failed = run_cells([*cells, *seen], jobs, device, engine, gpus)
     for corpus in opened:
         rows, twins = ([cell for cell in some if cell.corpus == corpus.path] for some in (cells, seen))
         show_corpus(corpus, rows, twins, row_name(reference) if reference else None, out)

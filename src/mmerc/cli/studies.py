@@ -4,8 +4,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -30,6 +31,11 @@ Seeds = Annotated[int, typer.Option(help="Runs of each row, with the seeds 0, 1,
 Jobs = Annotated[int, typer.Option(help="Runs side by side, one thread each. 0: one per core.", min=0)]
 Folds = Annotated[
     bool, typer.Option("--folds", help="Cross-validate a corpus that has splits, too, if it has folds.")
+]
+Engine = Literal["processes", "ray"]
+Engines = Annotated[Engine, typer.Option(help="`ray`: on the Ray cluster of RAY_ADDRESS, a run per core.")]
+Gpus = Annotated[
+    float, typer.Option(help="With `--engine ray`: a run's share of a GPU, such as 0.25.", min=0, max=1)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Assignments = Annotated[
@@ -61,14 +67,18 @@ def model_names(text: str) -> list[str]:
     return list(MODELS) if text.strip() == "all" else split_names(text, "--models")
 
 
-def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]":
+def run_cells(
+    cells: "Sequence[Cell]", jobs: int, device: str, engine: Engine = "processes", gpus: float = 0
+) -> "list[Outcome]":
     """Run what is missing with a progress bar over all runs; return the failures."""
+    from mmerc.cluster import on_cluster
     from mmerc.experiments.cells import pending, run_jobs
 
     missing = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
     console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(missing)} done, {len(missing)} to go")
     failed = []
+    cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
@@ -76,7 +86,7 @@ def run_cells(cells: "Sequence[Cell]", jobs: int, device: str) -> "list[Outcome]
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("runs", total=len(missing), note="")
         try:
-            for outcome in run_jobs(missing, jobs or os.cpu_count() or 1, device):
+            for outcome in run_jobs(missing, jobs or os.cpu_count() or 1, device, cluster):
                 name = run_name(outcome)
                 if outcome.error is None:
                     note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"

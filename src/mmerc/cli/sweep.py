@@ -11,6 +11,8 @@ import typer
 from mmerc.cli.studies import (
     Assignments,
     Device,
+    Engines,
+    Gpus,
     Jobs,
     complain,
     console,
@@ -57,6 +59,8 @@ def sweep(
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",
+    engine: Engines = "processes",
+    gpus: Gpus = 0,
 ) -> None:
     """Train every trial of a grid, or random ones; the best is the one with the best validation score.
 
@@ -76,7 +80,7 @@ def sweep(
     which = (range(seeds), _fold_numbers(folds))
     base = parse_overrides(assignments or [])
     cells = plan_sweep(names, opened, trials, out, *which, given, base, "frozen" if test else "never")
-    failed = run_cells(cells, jobs, device)
+    failed = run_cells(cells, jobs, device, engine, gpus)
     chosen: dict[str, Any] = {}
     for corpus, name in product(opened, names):
         folder = out / corpus.name / name

@@ -8,7 +8,9 @@ import typer
 from mmerc.cli.studies import (
     Assignments,
     Device,
+    Engines,
     Folds,
+    Gpus,
     Jobs,
     Seeds,
     complain,
@@ -37,6 +39,8 @@ def transfer(
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",
+    engine: Engines = "processes",
+    gpus: Gpus = 0,
 ) -> None:
     """Train a model on each corpus, test it on all; the matrix train × test.
 
@@ -69,7 +73,7 @@ def transfer(
     for warning in shared.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     cells = plan_transfer(model, opened, shared.names, out, range(seeds), folds, given, *layers)
-    failed = run_cells(cells, jobs, device)
+    failed = run_cells(cells, jobs, device, engine, gpus)
     if results := results_of(cells):
         targets = [Target.of(corpus, folds) for corpus in opened]
         with one_thread(), console.status("testing on the other corpora"):

@@ -10,7 +10,7 @@ import json
 import statistics
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -65,6 +65,9 @@ class Job(NamedTuple):
 
     cell: Cell
     run: Run
+
+
+Engine = Callable[[Callable[[Job], float], Sequence[Job]], Iterator[tuple[Job, float | Exception]]]
 
 
 class Outcome(NamedTuple):
@@ -138,9 +141,15 @@ def pending(cells: Sequence[Cell]) -> list[Job]:
     return [job for job in jobs if not is_done(job, corpora[job.cell.corpus])]
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, device: str = "auto") -> Iterator[Outcome]:
-    """Train and test `jobs` side by side; yield each as it ends. A failure's reason goes to `error.txt`."""
-    for job, result in side_by_side(partial(_train_and_test, device), jobs, processes):
+def run_jobs(
+    jobs: Sequence[Job], processes: int, device: str = "auto", engine: Engine | None = None
+) -> Iterator[Outcome]:
+    """Train and test `jobs`; yield each as it ends. A failure's reason goes to `error.txt`.
+
+    They go side by side in so many processes, or where `engine` takes them (`mmerc.cluster.on_cluster`).
+    """
+    engine = engine or partial(side_by_side, processes=processes)
+    for job, result in engine(partial(_train_and_test, device), jobs):
         error_file = job.run.folder / "error.txt"
         if isinstance(result, Exception):
             trace = "".join(traceback.format_exception(result))
