@@ -27,6 +27,7 @@ COLUMNS: Final = {
     "visual_end_ms": "Int64",
     "visual_crop": "string",  # "", "left" or "right" half of the picture
 }
+LONGEST_MS: Final = 10**12  # 30 years
 
 
 class Source(NamedTuple):
@@ -69,10 +70,13 @@ def read_sources(
         raise CorpusError(
             f"{corpus.path} does not say where its media are: make it with `mmerc extract SOURCE --out DIR`"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise CorpusError(f"{path} cannot be read ({error}): extract the corpus again") from None
     if len(table) != len(corpus):
         raise CorpusError(f"{path} has {len(table)} rows, the corpus {len(corpus)} utterances")
+    times = table[[name for name in COLUMNS if name.endswith("_ms")]]
+    if (times.abs() > LONGEST_MS).any(axis=None):
+        raise CorpusError(f"{path} holds a time of more than {LONGEST_MS} ms: extract the corpus again")
     folder = root or Path(str(corpus.manifest.provenance.get("media_root", "")))
     if not folder.is_dir():
         raise CorpusError(

@@ -86,7 +86,10 @@ def _read_npz(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 wanted = [n for n in file.files if n in (key, "present")] if key in file.files else file.files
-                return {name: file[name] for name in wanted}
+                arrays = {name: file[name] for name in wanted}
+        if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{other[0]!r} in it is no array")  # numpy hands out the bytes of any file
+        return arrays
     except _NUMPY_ERRORS as error:
         raise FeatureError(f"{path} is not a numpy archive of numbers: {error}") from None
 

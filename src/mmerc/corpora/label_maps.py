@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from mmerc.config import load_yaml
 from mmerc.corpora import records
 from mmerc.errors import CorpusError
 
@@ -46,7 +47,7 @@ def read_label_map(name: str | Path) -> LabelMap:
             f"{str(name)!r} is no file, and no label map has that name{near}; there are: {', '.join(named)}"
         )
     try:
-        content = yaml.safe_load(records.read_bytes(path))
+        content = load_yaml(records.read_bytes(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return LabelMap(path.stem, _checked(content, path))
