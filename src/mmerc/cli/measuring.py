@@ -34,9 +34,8 @@ def metering(jobs: int | None, engine: Engine, cache: Path | None) -> Iterator["
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mmerc.cluster import on_cluster
     from mmerc.extraction.cache import Cache
-    from mmerc.extraction.engines import in_processes
+    from mmerc.extraction.engines import in_processes, on_ray
     from mmerc.extraction.measuring import Meter
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -51,5 +50,4 @@ def metering(jobs: int | None, engine: Engine, cache: Path | None) -> Iterator["
                 tasks[station] = bars.add_task(f"measuring the {station}", total=total)
             bars.update(tasks[station], completed=done, total=total)
 
-        engines = on_cluster if engine == "ray" else in_processes(jobs or os.cpu_count() or 1)
-        yield Meter(engines, kept, report)
+        yield Meter(on_ray if engine == "ray" else in_processes(jobs or os.cpu_count() or 1), kept, report)
