@@ -74,7 +74,7 @@ def find(name: str) -> Entry:
         ConfigError: there is no such model; the nearest name is given.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
+        near = difflib.get_close_matches(str(name), MODELS, n=1)  # YAML has keys that are no text
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"there is no model {name!r}; {hint}models are: {', '.join(MODELS)}")
     return MODELS[name]
