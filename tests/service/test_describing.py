@@ -57,8 +57,6 @@ def fuzz(client: TestClient, examples: int) -> None:
     ]  # not every text can be read by every model
     for found in schema.get_all_operations():
         operation = found.ok()
-        if operation.path.startswith(("/v1/sessions", "/v1/transcripts")):
-            continue
         for mode in schemathesis.GenerationMode:
 
             @settings(max_examples=examples, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
