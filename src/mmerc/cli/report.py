@@ -6,24 +6,14 @@ from typing import Annotated
 
 import typer
 
-from mmerc.cli.measuring import CacheFile, Jobs, metering
-from mmerc.cli.predict import checkpoint_and_conversation, tell_what_was_used
+from mmerc.cli.measuring import CacheFile, Jobs
+from mmerc.cli.reading import Device, FaceDetector, Given, Transcript, Weights, answer
 
 
 def report(
-    given: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[CHECKPOINT] CONVERSATION",
-            help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
-            "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
-            "audio or video recording.",
-        ),
-    ],
+    given: Given,
     out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
-    transcript: Annotated[
-        Path | None, typer.Option(help="Who says what when in the recording: SRT, WebVTT, WhisperX JSON, …")
-    ] = None,
+    transcript: Transcript = None,
     media: Annotated[
         Path | None,
         typer.Option(
@@ -39,14 +29,9 @@ def report(
     ] = 5,
     title: Annotated[str | None, typer.Option(help="What stands above the page.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights of the visual recipe, if they are not where it says.")
-    ] = None,
-    face_detector: Annotated[
-        Path | None,
-        typer.Option(metavar="ONNX", help="The face detector, if it is not where the recipe says."),
-    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    face_detector: FaceDetector = None,
     jobs: Jobs = None,
     cache: CacheFile = None,
 ) -> None:
@@ -55,37 +40,24 @@ def report(
     The page is one file, which works without a network. A recording is not part of it: keep it where it is,
     or use --embed.
     """
-    from mmerc.errors import ConfigError
-    from mmerc.features.extractors import Files
-    from mmerc.recognizer import load, read_conversation, refuse_recording
+    from mmerc.errors import ConfigError, MediaError
     from mmerc.report import explain, write_report
     from mmerc.report.page import TITLE
-    from mmerc.transcripts import read_transcript
 
     if transcript is not None and media is not None:
         raise ConfigError("--media goes with a transcript alone; with --transcript, the recording is played")
-    checkpoint, conversation = checkpoint_and_conversation(given)
-    if transcript is None:
-        refuse_recording(conversation)
-        recognizer = load(checkpoint, device)
-        predictions = recognizer.predict_many(read_transcript(conversation))
-    else:
-        recognizer, media = load(checkpoint, device), conversation
-        spoken = read_conversation(transcript)
-        with metering(jobs, "processes", cache) as meter:
-            files = Files(weights, face_detector)
-            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
-    info = recognizer.checkpoint
+    if media is not None and not media.is_file():  # before the work, not after it
+        raise MediaError(f"the recording {media} does not exist: there would be nothing to play")
+    answered = answer(given, transcript, device, weights, face_detector, jobs, cache)
     write_report(
         out,
-        [explain(recognizer, prediction, influences) for prediction in predictions],
-        media=media,
+        [explain(answered.recognizer, prediction, influences) for prediction in answered.predictions],
+        media=answered.recording or media,
         title=TITLE if title is None else title,
-        model=f"{info.run.model}, trained on {info.info.corpus}",
+        model=answered.model,
         thumbnails=thumbnails,
         embed=embed,
     )
-    tell_what_was_used(predictions)
     sys.stderr.write(f"{out} is written: open it in a browser\n")
     if open_it:
         typer.launch(str(out))

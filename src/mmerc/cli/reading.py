@@ -1,0 +1,96 @@
+"""What `predict` and `report` share: their arguments, and predicting what these name."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from mmerc.cli.measuring import metering
+
+if TYPE_CHECKING:
+    from mmerc.conversation import Prediction
+    from mmerc.recognizer import Recognizer
+
+Given = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="[CHECKPOINT] CONVERSATION",
+        help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
+        "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
+        "audio or video recording.",
+    ),
+]
+Transcript = Annotated[
+    Path | None, typer.Option(help="Who says what when in the recording: SRT, WebVTT, WhisperX JSON, …")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights of the visual recipe, if they are not where it says.")
+]
+FaceDetector = Annotated[
+    Path | None, typer.Option(metavar="ONNX", help="The face detector, if it is not where the recipe says.")
+]
+
+
+class Answer(NamedTuple):
+    """Predictions, who made them, and the recording that they are of, if there is one."""
+
+    recognizer: "Recognizer"
+    predictions: "Sequence[Prediction]"
+    recording: Path | None
+
+    @property
+    def model(self) -> str:
+        """The model in words."""
+        checkpoint = self.recognizer.checkpoint
+        return f"{checkpoint.run.model}, trained on {checkpoint.info.corpus}"
+
+
+def answer(
+    given: Sequence[Path],
+    transcript: Path | None,
+    device: str,
+    weights: Path | None,
+    face_detector: Path | None,
+    jobs: int | None,
+    cache: Path | None,
+) -> Answer:
+    """Predict what the arguments name, and say on stderr what was used."""
+    from mmerc.features.extractors import Files
+    from mmerc.recognizer import load, read_conversation, refuse_recording
+    from mmerc.transcripts import read_transcript
+
+    checkpoint, conversation = _checkpoint_and_conversation(given)
+    recognizer = load(checkpoint, device)
+    if transcript is None:
+        refuse_recording(conversation)
+        predictions = recognizer.predict_many(read_transcript(conversation))
+    else:
+        spoken = read_conversation(transcript)
+        with metering(jobs, "processes", cache) as meter:
+            files = Files(weights, face_detector)
+            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
+    _tell_what_was_used(predictions)
+    return Answer(recognizer, predictions, None if transcript is None else conversation)
+
+
+def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[Path, Path]:
+    """Return the two arguments; the first may be left out."""
+    from mmerc.shipped import DEFAULT
+
+    if len(given) > 2:
+        raise typer.BadParameter(f"expected a checkpoint and a conversation, not {len(given)} names")
+    return (Path(DEFAULT), given[0]) if len(given) == 1 else (given[0], given[1])
+
+
+def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
+    """Say in how many utterances each modality was there, and why not in the others."""
+    total = sum(map(len, predictions))
+    parts = []
+    for name in predictions[0].modalities:
+        covered = [prediction.modalities[name] for prediction in predictions]
+        why = ", ".join(dict.fromkeys(c.absent for c in covered if c.absent))
+        parts.append(f"{name} in {sum(c.present for c in covered)} of {total}" + (f" ({why})" if why else ""))
+    sys.stderr.write(f"used: {'; '.join(parts)}\n")
