@@ -7,12 +7,15 @@ import typer
 
 from mmerc.cli.studies import (
     Assignments,
+    Corpora,
     Device,
     Engines,
     Folds,
     Gpus,
     Jobs,
     Seeds,
+    SettingsFile,
+    StudyFolder,
     complain,
     console,
     one_thread,
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    corpora: Annotated[str, typer.Option(help="Corpus folders, comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    corpora: Corpora,
+    out: StudyFolder,
     tables: Annotated[
         str, typer.Option(help="Comma-separated: components, modalities, missing, causal.")
     ] = "components,modalities,missing",
@@ -42,9 +45,7 @@ def ablate(
     ] = 0.3,
     seeds: Seeds = 5,
     folds: Folds = False,
-    settings: Annotated[
-        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
-    ] = None,
+    settings: SettingsFile = None,
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",

@@ -7,12 +7,15 @@ import typer
 
 from mmerc.cli.studies import (
     Assignments,
+    Corpora,
     Device,
     Engines,
     Folds,
     Gpus,
     Jobs,
     Seeds,
+    SettingsFile,
+    StudyFolder,
     complain,
     console,
     model_names,
@@ -29,13 +32,11 @@ if TYPE_CHECKING:
 
 def benchmark(
     models: Annotated[str, typer.Option(help="Names, comma-separated; `name:preset` for a preset; `all`.")],
-    corpora: Annotated[str, typer.Option(help="Corpus folders, comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    corpora: Corpora,
+    out: StudyFolder,
     seeds: Seeds = 5,
     folds: Folds = False,
-    settings: Annotated[
-        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
-    ] = None,
+    settings: SettingsFile = None,
     assignments: Assignments = None,
     reference: Annotated[
         str | None, typer.Option(help="Row that the others are tested against; by default the best.")

@@ -18,100 +18,91 @@ if TYPE_CHECKING:
 NONE = "none"
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="MELD.Raw, IEMOCAP_full_release, a folder of clips with a table, one of recordings with "
+        "transcripts, one recording, or a corpus folder that was extracted before.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The corpus folder to write, or to go on with.")
+]
+Transcript = Annotated[
+    Path | None,
+    typer.Option(help="Who says what when in a recording; for MELD: the folder of its *_sent_emo.csv."),
+]
+Table = Annotated[Path | None, typer.Option(help="The table of a folder of clips, if there are several.")]
+Audio = Annotated[
+    str, typer.Option(metavar="RECIPE", help="`prosody`, `opensmile/SET` (IS10, eGeMAPSv02, …), or `none`.")
+]
+Visual = Annotated[
+    str,
+    typer.Option(metavar="RECIPE", help="`face-hog`, `densenet-ferplus:WEIGHTS`, `onnx:MODEL`, or `none`."),
+]
+Text = Annotated[
+    str, typer.Option(metavar="ENCODER", help="`minilm`, a folder, a model on the hub, or `none`.")
+]
+FaceDetector = Annotated[
+    Path | None, typer.Option(metavar="ONNX", help="A face detector; by default OpenCV's cascade.")
+]
+Labels = Annotated[str | None, typer.Option(metavar="A,B,C", help="Label names in class order.")]
+MapName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="meld-7, meld-3, iemocap-6, iemocap-4, or a YAML {old: new}."),
+]
+Columns = Annotated[
+    list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Which column holds a field. Repeatable.")
+]
+Validation = Annotated[
+    int, typer.Option(min=0, help="Turn so many training dialogues of a table into the validation split.")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the corpus; by default that of the folder.")]
+MediaRoot = Annotated[
+    Path | None,
+    typer.Option("--media-root", metavar="DIR", help="Where the media of a corpus are, if they were moved."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Import again over a corpus; replace features of other recipes.")
+]
+
+
 def extract(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="MELD.Raw, IEMOCAP_full_release, a folder of clips with a table, one of recordings with "
-            "transcripts, one recording, or a corpus folder that was extracted before.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="The corpus folder to write, or to go on with."),
-    ] = None,
-    transcript: Annotated[
-        Path | None,
-        typer.Option(help="Who says what when in a recording; for MELD: the folder of its *_sent_emo.csv."),
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="The table of a folder of clips, if there are several.")
-    ] = None,
-    audio: Annotated[
-        str,
-        typer.Option(metavar="RECIPE", help="`prosody`, `opensmile/SET` (IS10, eGeMAPSv02, …), or `none`."),
-    ] = "prosody",
-    visual: Annotated[
-        str,
-        typer.Option(
-            metavar="RECIPE", help="`face-hog`, `densenet-ferplus:WEIGHTS`, `onnx:MODEL`, or `none`."
-        ),
-    ] = "face-hog",
-    text: Annotated[
-        str, typer.Option(metavar="ENCODER", help="`minilm`, a folder, a model on the hub, or `none`.")
-    ] = "minilm",
-    face_detector: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="A face detector; by default OpenCV's cascade.")
-    ] = None,
-    labels: Annotated[str | None, typer.Option(metavar="A,B,C", help="Label names in class order.")] = None,
-    label_map: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="meld-7, meld-3, iemocap-6, iemocap-4, or a YAML {old: new}."),
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Which column holds a field. Repeatable.")
-    ] = None,
-    validation: Annotated[
-        int, typer.Option(min=0, help="Turn so many training dialogues of a table into the validation split.")
-    ] = 0,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the corpus; by default that of the folder.")
-    ] = None,
-    media: Annotated[
-        Path | None,
-        typer.Option(
-            "--media-root", metavar="DIR", help="Where the media of a corpus are, if they were moved."
-        ),
-    ] = None,
+    source: Source,
+    out: Out = None,
+    transcript: Transcript = None,
+    table: Table = None,
+    audio: Audio = "prosody",
+    visual: Visual = "face-hog",
+    text: Text = "minilm",
+    face_detector: FaceDetector = None,
+    labels: Labels = None,
+    label_map: MapName = None,
+    column: Columns = None,
+    validation: Validation = 0,
+    name: Name = None,
+    media: MediaRoot = None,
     jobs: Jobs = None,
     engine: Engines = "processes",
     cache: CacheFile = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Import again over a corpus; replace features of other recipes.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Extract features of sound, pictures and text: one command from raw media to a corpus.
 
     What was measured before is taken from the cache, so that an extraction that was cut goes on where it
-    stopped. A file that cannot be read stops nothing: `absent.csv` in it says what is missing, and why.
+    stopped. A file that cannot be read stops nothing: `absent.csv` in the corpus names it, and why.
     """
     import pandas as pd
 
     from mmerc.cli import corpus_tables
     from mmerc.corpora.label_maps import read_label_map
-    from mmerc.corpus import Corpus
     from mmerc.extraction.extract import ABSENT
     from mmerc.extraction.extract import extract as measure
-    from mmerc.features.extractors import choose
 
-    console = corpus_tables.console()
-    chosen: dict[str, Chosen] = {}
-    if audio != NONE:
-        chosen["audio"] = choose(audio, "audio")
-    if visual != NONE:
-        chosen["visual"] = choose(visual, "visual", face_detector)
-    _tell_licence(audio)
-    if (source / "corpus.json").exists():
-        if out is not None and out.resolve() != source.resolve():
-            raise CorpusError(f"{source} is a corpus: its features are added to it, without --out")
-        corpus = Corpus.open(source)
-    elif out is None:
-        raise CorpusError("say where to write the corpus: --out DIR")
-    elif (out / "corpus.json").exists() and not force:
-        corpus = _going_on(Corpus.open(out), source)
-        console.print(f"{out} is there: going on with it (--force imports {source} again)", soft_wrap=True)
-    else:
+    chosen = _chosen(audio, visual, face_detector)
+    corpus = _there(source, out, force)
+    if corpus is None:
         corpus = _imported(
             source,
             out,
@@ -123,7 +114,6 @@ def extract(
             validation=validation,
             name=name,
         )
-        corpus_tables.print_import(console, corpus, next_command=False)
     _require_same_recipes(corpus, chosen, force)
     if chosen:
         with metering(jobs, engine, cache) as meter:
@@ -131,12 +121,49 @@ def extract(
     if text != NONE and _has_text(corpus):
         corpus = _with_text(corpus, text, force)
     absent = pd.read_csv(corpus.path / ABSENT) if chosen else pd.DataFrame(columns=["modality", "reason"])
-    corpus_tables.print_extracted(console, corpus, absent)
+    corpus_tables.print_extracted(corpus_tables.console(), corpus, absent)
+
+
+def _chosen(audio: str, visual: str, face_detector: Path | None) -> "dict[str, Chosen]":
+    """Make the extractors, and tell a licence where one is chosen."""
+    from mmerc.features.extractors import choose
+
+    chosen = {}
+    if audio != NONE:
+        chosen["audio"] = choose(audio, "audio")
+    if visual != NONE:
+        chosen["visual"] = choose(visual, "visual", face_detector)
+    if audio.startswith("opensmile"):
+        from mmerc.features.opensmile import LICENCE
+
+        typer.echo(LICENCE, err=True)
+    return chosen
+
+
+def _there(source: Path, out: Path | None, force: bool) -> "Corpus | None":
+    """Return the corpus to go on with, if there is one: `source` itself, or what is at `out`."""
+    from mmerc.corpus import Corpus
+
+    if (source / "corpus.json").exists():
+        if out is not None and out.resolve() != source.resolve():
+            raise CorpusError(f"{source} is a corpus: its features are added to it, without --out")
+        return Corpus.open(source)
+    if out is None or force or not (out / "corpus.json").exists():
+        return None
+    corpus = Corpus.open(out)
+    root = Path(str(corpus.manifest.provenance.get("media_root", "")))
+    files = {root / str(file) for file in corpus.utterances["media"].dropna().unique()}
+    if source.resolve() not in {root, *files}:
+        raise CorpusError(
+            f"{out} holds a corpus of {root}, not of {source}: choose another --out, or --force"
+        )
+    typer.echo(f"{out} is there: going on with it (--force imports {source} again)")
+    return corpus
 
 
 def _imported(
     source: Path,
-    out: Path,
+    out: Path | None,
     *,
     transcript: Path | None,
     table: Path | None,
@@ -146,19 +173,29 @@ def _imported(
     validation: int,
     name: str | None,
 ) -> "Corpus":
-    """Import what lies at `source`, in whichever layout."""
+    """Import what lies at `source`, in whichever layout, and say what was found."""
+    from mmerc.cli import corpus_tables
     from mmerc.corpora.clips import import_clips
     from mmerc.corpora.iemocap import import_iemocap, is_iemocap
     from mmerc.corpora.meld_raw import import_meld_raw, is_meld_raw
     from mmerc.corpora.recording import import_recordings
 
+    if out is None:
+        raise CorpusError("say where to write the corpus: --out DIR")
     require_free(out, True, source)
-    if source.is_dir() and is_meld_raw(source):
-        return import_meld_raw(source, out, transcripts=transcript, label_map=label_map)
-    if source.is_dir() and is_iemocap(source):
-        return import_iemocap(source, out, label_map=label_map)
-    if source.is_dir():
-        return import_clips(
+    if not source.exists():
+        raise CorpusError(f"{source} does not exist")
+    if not source.is_dir():
+        if transcript is None:
+            raise CorpusError(f"{source} needs a transcript: --transcript FILE (see docs/own-video.md)")
+        pair = (source, transcript)
+        corpus = import_recordings([pair], out, labels=labels, label_map=label_map, name=name)
+    elif is_meld_raw(source):
+        corpus = import_meld_raw(source, out, transcripts=transcript, label_map=label_map)
+    elif is_iemocap(source):
+        corpus = import_iemocap(source, out, label_map=label_map)
+    else:
+        corpus = import_clips(
             source,
             out,
             table=table,
@@ -168,21 +205,7 @@ def _imported(
             name=name,
             validation=validation,
         )
-    if not source.exists():
-        raise CorpusError(f"{source} does not exist")
-    if transcript is None:
-        raise CorpusError(f"{source} needs a transcript: --transcript FILE (see docs/own-video.md)")
-    return import_recordings([(source, transcript)], out, labels=labels, label_map=label_map, name=name)
-
-
-def _going_on(corpus: "Corpus", source: Path) -> "Corpus":
-    """Refuse to go on with a corpus that came from somewhere else."""
-    root = Path(str(corpus.manifest.provenance.get("media_root", "")))
-    files = {root / str(file) for file in corpus.utterances["media"].dropna().unique()}
-    if source.resolve() not in {root, *files}:
-        raise CorpusError(
-            f"{corpus.path} holds a corpus of {root}, not of {source}: choose another --out, or --force"
-        )
+    corpus_tables.print_import(corpus_tables.console(), corpus, next_command=False)
     return corpus
 
 
@@ -194,13 +217,6 @@ def _require_same_recipes(corpus: "Corpus", chosen: "dict[str, Chosen]", force: 
                 f"{corpus.path} has {modality!r} features of the recipe {there.recipe}, asked for is "
                 f"{one.extractor.recipe}: --force replaces them, --{modality} none leaves them"
             )
-
-
-def _tell_licence(audio: str) -> None:
-    if audio.startswith("opensmile"):
-        from mmerc.features.opensmile import LICENCE
-
-        typer.echo(LICENCE, err=True)
 
 
 def _has_text(corpus: "Corpus") -> bool:

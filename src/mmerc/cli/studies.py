@@ -38,6 +38,11 @@ Gpus = Annotated[
     float, typer.Option(help="With `--engine ray`: a run's share of a GPU, such as 0.25.", min=0, max=1)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Corpora = Annotated[str, typer.Option(help="Corpus folders, comma-separated.")]
+StudyFolder = Annotated[
+    Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")
+]
+SettingsFile = Annotated[Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value for every run, such as training.epochs=20. Repeatable."),

@@ -10,10 +10,13 @@ import typer
 
 from mmerc.cli.studies import (
     Assignments,
+    Corpora,
     Device,
     Engines,
     Gpus,
     Jobs,
+    SettingsFile,
+    StudyFolder,
     complain,
     console,
     model_names,
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
 def sweep(
     models: Annotated[str, typer.Option(help="Names, comma-separated; `all`.")],
-    corpora: Annotated[str, typer.Option(help="Corpus folders, comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    corpora: Corpora,
+    out: StudyFolder,
     grid: Annotated[
         list[str] | None,
         typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
@@ -48,9 +51,7 @@ def sweep(
     folds: Annotated[
         str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
     ] = None,
-    settings: Annotated[
-        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
-    ] = None,
+    settings: SettingsFile = None,
     best: Annotated[
         Path | None,
         typer.Option(help="Write --settings with the best trials added (not --set), for `mmerc benchmark`."),

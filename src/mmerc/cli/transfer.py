@@ -13,6 +13,8 @@ from mmerc.cli.studies import (
     Gpus,
     Jobs,
     Seeds,
+    SettingsFile,
+    StudyFolder,
     complain,
     console,
     one_thread,
@@ -25,7 +27,7 @@ from mmerc.cli.studies import (
 
 def transfer(
     corpora: Annotated[str, typer.Option(help="Corpus folders with the same labels, comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")],
+    out: StudyFolder,
     model: Annotated[str, typer.Option(help="A model, as `mmerc models` lists it.")] = "df-erc",
     preset: Annotated[str | None, typer.Option(help="Preset of the model, such as refined or paper.")] = None,
     modalities: Annotated[
@@ -33,9 +35,7 @@ def transfer(
     ] = None,
     seeds: Seeds = 5,
     folds: Folds = False,
-    settings: Annotated[
-        Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")
-    ] = None,
+    settings: SettingsFile = None,
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",
