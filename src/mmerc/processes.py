@@ -1,4 +1,4 @@
-"""Work in several processes of one thread each, which survives that one of them is killed."""
+"""Work in one thread, and in several processes of one thread each, which survive that one is killed."""
 
 import multiprocessing
 import os
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import TypeVar
@@ -92,3 +93,16 @@ def _end_with(parent: BaseProcess) -> None:
     """End this process when its parent is gone: killed, it cannot say so any more."""
     parent.join()
     os._exit(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: on a busy machine, threads of small networks mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

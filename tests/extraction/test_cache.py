@@ -36,7 +36,7 @@ def test_it_survives(tmp_path: Path) -> None:
             other.keep([(b"else", Measured(None, "silence"))])
     with Cache(path) as cache:
         found = cache.find([*keys, b"else"])
-    assert [found[k].values[0] for k in keys] == list(range(1200))  # type: ignore[index]
+    assert [found[k].values[0] for k in keys] == list(range(1200))
     assert found[b"else"] == Measured(None, "silence")
 
 

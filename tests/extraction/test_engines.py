@@ -26,7 +26,7 @@ def test_in_turn() -> None:
 
 def test_in_turn_a_mistake_of_ours_is_not_hidden() -> None:
     with pytest.raises(AttributeError):
-        list(in_turn(work, [None]))  # type: ignore[list-item]
+        list(in_turn(work, [None]))
 
 
 @pytest.mark.slow

@@ -87,15 +87,15 @@ def test_the_transcript(folder: Path, name: str) -> None:
     (found,) = read_transcript(folder / name)
     assert [(u.speaker, u.text) for u in found] == [(x.person.name, x.text) for x in LINES]
     for number, utterance in enumerate(found):
-        assert abs(utterance.start_ms - span(number).start_ms) <= 1  # type: ignore[operator]
-        assert abs(utterance.end_ms - span(number).end_ms) <= 1  # type: ignore[operator]
+        assert abs(utterance.start_ms - span(number).start_ms) <= 1
+        assert abs(utterance.end_ms - span(number).end_ms) <= 1
 
 
 def test_the_voices(recording: Path) -> None:
     """Anna speaks highest, Ben lowest; Cleo fastest, Ben slowest."""
     prosody = Prosody()
     sounds = dict(read_sound(recording, [span(number) for number in range(3)]))
-    rows = [dict(zip(prosody.names, prosody(sounds[n]).values, strict=True)) for n in range(3)]  # type: ignore[arg-type]
+    rows = [dict(zip(prosody.names, prosody(sounds[n]).values, strict=True)) for n in range(3)]
     anna, ben, cleo = rows
     assert anna["pitch_p50"] > cleo["pitch_p50"] + 2 > ben["pitch_p50"] + 4  # semitones
     assert cleo["speaking_rate"] > anna["speaking_rate"] > ben["speaking_rate"]

@@ -18,7 +18,6 @@ from mmerc.cli.studies import (
     StudyFolder,
     complain,
     console,
-    one_thread,
     run_cells,
     say_files,
     split_names,
@@ -81,6 +80,7 @@ def show_plan(plan: "Plan", out: Path, device: str) -> None:
     """Print and write the tables of one corpus."""
     from mmerc.experiments.ablation_tables import show
     from mmerc.experiments.comparison import write_report
+    from mmerc.processes import one_thread
 
     for table in plan.tables:
         with one_thread(), console.status(f"{plan.corpus.name}: {table.name}"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the commands import what they need, so that `mmerc --help` 
     from mmerc.corpora.checking import Problem
     from mmerc.corpus import Corpus
     from mmerc.extraction.doctor import Examination
+    from mmerc.features.text import TextEncoder
 
 app = typer.Typer(help="Import, look at and check a corpus.", no_args_is_help=True)
 imports = typer.Typer(help="Import a corpus from one of several sources.", no_args_is_help=True)
@@ -278,16 +279,14 @@ def encode_text(
     from mmerc.cli import corpus_tables
     from mmerc.corpora.arrays import require_modality_name
     from mmerc.corpus import Corpus
-    from mmerc.features.frozen import encode, frozen_encoder
+    from mmerc.features.frozen import frozen_encoder
     from mmerc.optimization import choose_device
-    from mmerc.storage import exclusive
 
     require_modality_name(name)
     corpus = Corpus.open(folder)
     if name in corpus.modalities and not force:
         raise CorpusError(f"{folder} has a modality {name!r} already: choose another --name, or --force")
-    dialogues = corpus.texts
-    if not any(text.strip() for texts in dialogues for text in texts):
+    if not any(text.strip() for texts in corpus.texts for text in texts):
         raise CorpusError(f"{folder}: no utterance has a text to encode")
     loaded = frozen_encoder(
         encoder,
@@ -298,11 +297,19 @@ def encode_text(
         revision=revision,
     )
     loaded.to(choose_device(device))
-    with exclusive(folder, CorpusError):
-        with corpus_tables.progress(f"encoding with {encoder}", len(corpus)) as advance:
-            features = encode(loaded, dialogues, advance)
-        corpus = corpus.add_modality(name, features)
+    corpus = add_text(corpus, loaded, name)
     corpus_tables.print_added(corpus_tables.console(), corpus, name)
+
+
+def add_text(corpus: "Corpus", encoder: "TextEncoder", name: str = "text") -> "Corpus":
+    """Add the vectors of a text encoder to a corpus, with a progress bar."""
+    from mmerc.cli import corpus_tables
+    from mmerc.features.frozen import encode
+    from mmerc.storage import exclusive
+
+    progress = corpus_tables.progress(f"encoding with {encoder.recipe['encoder']}", len(corpus))
+    with exclusive(corpus.path, CorpusError), progress as advance:
+        return corpus.add_modality(name, encode(encoder, corpus.texts, advance))
 
 
 def _numbers(text: str | None) -> list[int] | None:

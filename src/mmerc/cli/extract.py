@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmerc.cli.corpus import pairs, require_free
+from mmerc.cli.corpus import add_text, pairs, require_free
 from mmerc.cli.measuring import CacheFile, Engines, Jobs, metering
 from mmerc.errors import CorpusError
 
@@ -225,9 +225,7 @@ def _has_text(corpus: "Corpus") -> bool:
 
 def _with_text(corpus: "Corpus", encoder: str, force: bool) -> "Corpus":
     """Add the vectors of a text encoder, unless they are there."""
-    from mmerc.cli import corpus_tables
-    from mmerc.features.frozen import encode, frozen_encoder
-    from mmerc.storage import exclusive
+    from mmerc.features.frozen import frozen_encoder
 
     loaded = frozen_encoder(encoder)
     there = corpus.modalities.get("text")
@@ -238,6 +236,4 @@ def _with_text(corpus: "Corpus", encoder: str, force: bool) -> "Corpus":
             f"{corpus.path} has 'text' features of the recipe {there.recipe}: --force replaces them, "
             "--text none leaves them"
         )
-    progress = corpus_tables.progress(f"encoding with {encoder}", len(corpus))
-    with exclusive(corpus.path, CorpusError), progress as advance:
-        return corpus.add_modality("text", encode(loaded, corpus.texts, advance))
+    return add_text(corpus, loaded)

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -111,19 +110,6 @@ def run_name(outcome: "Outcome") -> str:
     """Return corpus, row, seed and fold of a run as they stand in its path."""
     cell, run = outcome.job
     return f"{cell.folder.parent.name}/{cell.folder.name}/{run.folder.relative_to(cell.folder)}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: on a busy machine, threads of small networks mostly wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def results_of(cells: "Sequence[Cell]") -> "list[Result]":

@@ -17,7 +17,6 @@ from mmerc.cli.studies import (
     StudyFolder,
     complain,
     console,
-    one_thread,
     results_of,
     run_cells,
     say_files,
@@ -59,6 +58,7 @@ def transfer(
         require_same_labels,
         share_modalities,
     )
+    from mmerc.processes import one_thread
 
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     require_same_labels(opened)

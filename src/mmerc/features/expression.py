@@ -5,8 +5,7 @@ the network one by one and on one thread: the last bits of a convolution depend 
 on the threads, and on one thread batches save no time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -21,6 +20,7 @@ from mmerc.features.faces import Face, FaceFinder, speaking_face
 from mmerc.features.onnx_models import OnnxModel, detector_for, listed_ports
 from mmerc.features.recipe import Detector, Image, Look, Loudness, Measured
 from mmerc.features.weights import checked_recipe, file_sha256, followed, weights_file
+from mmerc.processes import one_thread
 
 FRAMES_PER_SECOND = 5.0
 WIDTH = 342  # of the papers' visual features
@@ -269,7 +269,7 @@ class _TorchNetwork:
         self._network = network.eval()
 
     def __call__(self, face: Floats) -> Floats:
-        with _one_thread(), torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             features: Floats = self._network(torch.from_numpy(face)[None, None]).features[0].numpy()
         return features
 
@@ -322,13 +322,3 @@ def _chosen(widths: Mapping[str, int], name: str | None, width: int | None, mode
         raise FeatureError(f"{model.path} has no {wanted}: its outputs are {listed_ports(model.outputs)}")
     named = [n for n in fitting if "feature" in n.lower() or "embed" in n.lower()]
     return max(named or fitting, key=lambda n: widths[n])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

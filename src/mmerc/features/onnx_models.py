@@ -3,6 +3,7 @@
 They run on one thread of the CPU, so that they give the same bits in every process.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -179,7 +180,7 @@ class OnnxDetector:
         return boxes[np.argsort(-boxes[:, 2] * boxes[:, 3], kind="stable")]
 
 
-class _Contract:
+class _Contract(ABC):
     """How a detector is asked and how its answer is read."""
 
     name: Literal["ultraface", "yunet"]
@@ -192,9 +193,9 @@ class _Contract:
     def __init__(self, model: OnnxModel, recipe: DetectorRecipe) -> None:
         self._model, self._recipe = model, recipe
 
+    @abstractmethod
     def __call__(self, image: Image) -> Floats:
         """Return (F, 4) x, y, width, height in pixels of the picture, which may lie partly outside."""
-        raise NotImplementedError
 
 
 class _UltraFace(_Contract):
@@ -301,7 +302,7 @@ def _external_files(path: Path) -> list[Path]:
     """Return the files beside `path` that hold weights of the model."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
+        from google.protobuf.message import DecodeError
     except ImportError:
         raise FeatureError(f"{path} needs packages for ONNX models: {_INSTALL}") from None
     try:
