@@ -6,8 +6,8 @@ and, in the test split, beside second versions of 132 clips (`final_videos_testd
 
 The second versions are told apart from copies by people who listened to them: at least three published
 preparations of MELD take them for the clips that belong to the transcript, and the plain ones of these
-utterances for wrong cuts. MELD's authors say only that they may be ignored (declare-lab/MELD#22), and most
-published numbers rest on the plain ones, so those are taken unless `second_versions` is set.
+utterances for wrong cuts. MELD's authors say only that they may be ignored (declare-lab/MELD#22), and so
+they are unless `second_versions` is set.
 """
 
 from pathlib import Path
