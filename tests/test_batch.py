@@ -16,6 +16,7 @@ from mmerc.conversation import Conversation, Utterance
 from mmerc.corpus import MISSING, Corpus, Features, write_corpus
 from mmerc.errors import ConversationError, CorpusError, FeatureError
 from mmerc.features.packing import Tokens
+from mmerc.manifest import seal
 
 LENGTHS = [2, 1, 3]
 SPEAKERS = ["Ana", "Ben", "Ben", "Cy", None, "Cy"]
@@ -116,6 +117,8 @@ def test_a_present_row_that_is_not_finite_is_named(
     values, present = (x.clone() for x in corpus.features("audio"))
     values[[3, 5], 1] = bad
     save_file({"values": values, "present": present}, corpus.path / "features/audio.safetensors")
+    seal(corpus.path)
+    corpus = Corpus.open(corpus.path)
     with pytest.raises(
         FeatureError, match=r"'audio' has 2 rows with NaN or infinity, the first is row 3"
     ) as caught:
@@ -123,7 +126,8 @@ def test_a_present_row_that_is_not_finite_is_named(
     assert str(corpus.path) in str(caught.value)
     present[[3, 5]] = False
     save_file({"values": values, "present": present}, corpus.path / "features/audio.safetensors")
-    assert not Examples.from_corpus(corpus, ["audio"]).present[3]
+    seal(corpus.path)
+    assert not Examples.from_corpus(Corpus.open(corpus.path), ["audio"]).present[3]
 
 
 def test_an_unknown_modality_is_refused(tmp_path: Path) -> None:
@@ -224,7 +228,7 @@ def test_buckets_change_from_epoch_to_epoch_and_hold_like_lengths() -> None:
 def test_dropping_modalities_never_hides_the_last_one(seed: int, chance: float) -> None:
     batch = make_batch([5, 3, 8], seed=seed, missing=0.4)
     before = batch.present.clone()
-    kept = drop_modalities(batch, chance, np.random.default_rng(seed)).present
+    kept = drop_modalities(batch.present, chance, np.random.default_rng(seed))
     assert torch.equal(batch.present, before)
     assert not (kept & ~before).any()
     assert torch.equal(kept.any(dim=1), before.any(dim=1))
@@ -234,7 +238,7 @@ def test_dropping_modalities_never_hides_the_last_one(seed: int, chance: float) 
 
 def test_modalities_are_dropped_with_the_given_chance() -> None:
     batch = make_batch([5000])
-    kept = drop_modalities(batch, 0.3, np.random.default_rng(0)).present.double().mean().item()
+    kept = drop_modalities(batch.present, 0.3, np.random.default_rng(0)).double().mean().item()
     # An utterance that would lose all three keeps them all.
     assert kept == pytest.approx(0.7 + 0.3**3, abs=0.01)
 

@@ -201,12 +201,24 @@ def _batches(
     return np.split(order, np.flatnonzero(np.diff(number)) + 1)
 
 
-def drop_modalities(batch: Batch, chance: float, generator: np.random.Generator) -> Batch:
-    """Hide each modality of each utterance with the given chance, but never an utterance's last one."""
-    present = batch.present.numpy()
-    kept = present & (generator.random(present.shape) >= chance)
-    kept[~kept.any(axis=1)] = present[~kept.any(axis=1)]
-    return batch._replace(present=torch.from_numpy(kept))
+def drop_modalities(present: Tensor, chance: float, generator: np.random.Generator) -> Tensor:
+    """Hide each modality of each utterance with the given chance, but never an utterance's last one.
+
+    Args:
+        present: (N, M) bool
+        chance: of each modality
+        generator: source of the draws
+    """
+    given = present.numpy()
+    kept = given & (generator.random(given.shape) >= chance)
+    kept[~kept.any(axis=1)] = given[~kept.any(axis=1)]
+    return torch.from_numpy(kept)
+
+
+def uncounted(batch: Batch) -> Batch:
+    """Return the batch without anything that a loss could count: nothing present, nothing labelled."""
+    labels = None if batch.labels is None else torch.full_like(batch.labels, MISSING)
+    return batch._replace(present=torch.zeros_like(batch.present), labels=labels)
 
 
 def labelled(batch: Batch) -> Tensor:

@@ -2,12 +2,12 @@
 
 Randomness of epoch e comes from (seed, e) alone, so nothing about generators has to be saved. After every
 epoch `state.pt` holds all that is needed to go on: a kill at any moment loses at most the running epoch.
+
+Several processes (`mmerc.distributed`) may share a run: each takes every n-th dialogue of a batch, and what
+they do together is what one process does with the whole batch, dropout apart, which each draws for itself.
 """
 
-import hashlib
 import json
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from mmerc.batch import CHUNK, Batch, Examples, drop_modalities, length_buckets
+from mmerc.batch import Batch, Examples, drop_modalities, length_buckets, uncounted
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
 from mmerc.config import TrainingConfig
-from mmerc.corpus import Modality
+from mmerc.corpus import Modality, slice_rows
+from mmerc.distributed import from_first, processes, rank, total
 from mmerc.errors import TrainingError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
+from mmerc.models.base import Output
 from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import (
@@ -34,13 +37,12 @@ from mmerc.optimization import (
     mixed_precision,
     return_large_blocks,
 )
-from mmerc.storage import append_checksum, atomic_path, exclusive, has_own_checksum, write_text
+from mmerc.run_state import fingerprint, read_state, write_state
+from mmerc.storage import exclusive, write_text
 from mmerc.task import Dialogues, Task, class_weights
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
 CONSTANT_GATE = 0.05
-
-NOT_A_STATE = (zipfile.BadZipFile, pickle.UnpicklingError)
 
 
 @dataclass
@@ -87,16 +89,19 @@ def train(
             run already in `out`, or another process that works on it.
         ConfigError, CorpusError, FeatureError: config and corpus do not fit.
     """
+    if rank() > 0:  # the first process writes, and holds the folder for all
+        return _train(task, out, resume, device, Listener())
     with exclusive(out, TrainingError):
         return _train(task, out, resume, device, listener or Listener())
 
 
 def _train(task: Task, out: Path, resume: bool, device: str, listener: Listener) -> Progress:
     state_path = out / "state.pt"
-    if state_path.exists() and not resume:
+    begun = from_first(state_path.exists)
+    if begun and not resume:
         raise TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
     trainer = Trainer(task, choose_device(device))
-    if state_path.exists():
+    if begun:
         trainer.load(state_path)
         if trainer.progress.finished(task.run.training) and (out / "checkpoint.json").exists():
             return trainer.progress
@@ -110,6 +115,19 @@ def _train(task: Task, out: Path, resume: bool, device: str, listener: Listener)
         listener.epoch(record)
     trainer.write_checkpoint(out)
     return trainer.progress
+
+
+class Objective(nn.Module):
+    """From a batch to its losses and diagnostics: what a step differentiates, and no more."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses and the diagnostics of the batch, by name."""
+        output: Output = self.pipeline(batch)
+        return output.losses, output.diagnostics or {}
 
 
 class Trainer:
@@ -144,6 +162,13 @@ class Trainer:
             encoder,
             self.class_weights,
         ).to(device)
+        self.objective: nn.Module = Objective(self.pipeline)
+        if processes() > 1:
+            # Buffers (prototypes, counts) are of the whole batch already; in a static graph parameters may
+            # stay without a gradient.
+            self.objective = DistributedDataParallel(
+                self.objective, forward_sync_buffers=False, static_graph=True
+            )
         if self.pipeline.network.recomputes:
             return_large_blocks()
         self.encoder = encoder
@@ -170,9 +195,9 @@ class Trainer:
         """Train one epoch, score the validation split, keep the weights if they are the best yet."""
         epoch = self.progress.epoch + 1
         generator = np.random.default_rng([self.task.seed, epoch])
-        torch.manual_seed(int(generator.integers(2**62)))
+        torch.manual_seed(int(generator.integers(2**62)) + rank())
         losses = self.train_epoch(epoch, generator, listener)
-        validation = self._validate(listener)
+        validation = from_first(lambda: self._validate(listener))
         record: dict[str, Any] = {"epoch": epoch, "losses": losses, "validation": validation}
         record["warnings"] = warnings_about(validation)
         self.progress.epoch = epoch
@@ -190,18 +215,14 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         done = steps = 0
         for positions in self._batches(generator):
-            batch = self.examples.batch(self.task.train[positions])
-            if self.config.modality_dropout:
-                batch = drop_modalities(batch, self.config.modality_dropout, generator)
+            batch = self._share(self.task.train[positions], generator)
             values = self._step(batch.to(self.device))
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
             done, steps = done + len(positions), steps + 1
             if steps % 10 == 0 or done == len(self.task.train):  # reading a value waits for the device
-                listener.step(
-                    epoch, done, len(self.task.train), {k: float(v) / steps for k, v in sums.items()}
-                )
-        means = {name: float(value) / steps for name, value in sums.items()}
+                means = {name: float(value) / steps for name, value in sums.items()}
+                listener.step(epoch, done, len(self.task.train), means)
         if not all(np.isfinite(value) for value in means.values()):
             bad = ", ".join(name for name, value in means.items() if not np.isfinite(value))
             raise TrainingError(f"epoch {epoch}: {bad} is not finite; try a lower training.learning_rate")
@@ -211,10 +232,23 @@ class Trainer:
         c = self.config
         return length_buckets(self.lengths[self.task.train], c.batch_size, generator, c.batch_utterances)
 
+    def _share(self, dialogues: Dialogues, generator: np.random.Generator) -> Batch:
+        """Return this process's dialogues of a batch; one that counts nothing, if there are not enough."""
+        mine = np.arange(len(dialogues))[rank() :: processes()]
+        batch = self.examples.batch(dialogues[mine] if len(mine) else dialogues[:1])
+        if self.config.modality_dropout:  # drawn for the whole batch, by every process alike
+            present = self.examples.present[self.task.corpus.rows(dialogues)]
+            kept = drop_modalities(present, self.config.modality_dropout, generator)
+            if len(mine):
+                offsets = np.r_[0, np.cumsum(self.lengths[dialogues])]
+                batch = batch._replace(present=kept[slice_rows(offsets, mine)])
+        return batch if len(mine) else uncounted(batch)
+
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast():
-            output = self.pipeline(batch)
-        loss = torch.stack(list(output.losses.values())).sum()
+            losses, diagnostics = self.objective(batch)
+        values = torch.stack(list(losses.values()))
+        loss = values.sum() * processes()  # of which DDP takes the mean
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if self.config.clip_norm:
@@ -225,7 +259,9 @@ class Trainer:
         self.schedule.step()
         if self.average is not None:
             self._update_average(self.average)
-        return {k: v.detach() for k, v in output.losses.items()} | (output.diagnostics or {})
+        found: dict[str, Tensor] = dict(zip(losses, total(values.detach()), strict=True))
+        found.update(diagnostics)
+        return found
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor]) -> None:
@@ -269,6 +305,8 @@ class Trainer:
         Raises:
             TrainingError: there is no room for it.
         """
+        if rank() > 0:
+            return
         state = {
             "pipeline": self.pipeline.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -279,19 +317,12 @@ class Trainer:
             "progress": json.dumps(asdict(self.progress)),
             "identity": self._identity(),
         }
-        with atomic_path(path) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # torch has no other for a disk that is full
-                reason = str(error).splitlines()[0]
-                raise TrainingError(
-                    f"{path} cannot be written ({reason}): make room on the disk, then --resume goes on"
-                ) from None
-            append_checksum(temporary)
+        write_state(path, state)
 
     def write_log(self, out: Path) -> None:
         """Write `log.jsonl`, a line per epoch."""
-        write_text(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in self.progress.history))
+        if rank() == 0:
+            write_text(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in self.progress.history))
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote.
@@ -299,13 +330,7 @@ class Trainer:
         Raises:
             TrainingError: the file is damaged, or belongs to a run of another config, corpus or seed.
         """
-        try:
-            _require_whole(path)
-            state = torch.load(path, weights_only=True, map_location=self.device)
-        except (OSError, RuntimeError, ValueError, EOFError, *NOT_A_STATE) as error:
-            raise TrainingError(
-                f"{path} cannot be read ({error}): delete the folder and start again"
-            ) from None
+        state = read_state(path, self.device)
         if state["identity"] != self._identity():
             raise TrainingError(
                 f"{path} belongs to another run (config, corpus, its data, split or seed differ): "
@@ -330,26 +355,14 @@ class Trainer:
             {m: x.model_dump() for m, x in self.modalities.items()},
             [task.corpus.dialogue_ids[d] for d in task.train],
             [task.corpus.dialogue_ids[d] for d in task.validation],
-            self._fingerprint(),
+            fingerprint(task, self.examples),
         ]
         return json.dumps(parts, sort_keys=True, default=list)
 
-    def _fingerprint(self) -> str:
-        """Return a hash of the labels, features and texts of the run's own dialogues."""
-        examples = self.examples
-        rows = self.task.corpus.rows(np.concatenate([self.task.train, self.task.validation]))
-        digest = hashlib.sha256(self.task.corpus.targets[rows].tobytes())
-        digest.update(examples.speakers.numpy()[rows].tobytes())
-        digest.update(examples.present.numpy()[rows].tobytes())
-        for values in examples.features.values():
-            for start in range(0, len(rows), CHUNK):
-                digest.update(values.numpy()[rows[start : start + CHUNK]].tobytes())
-        if examples.texts is not None:
-            digest.update(json.dumps([examples.texts[row] for row in rows]).encode())
-        return digest.hexdigest()
-
     def write_checkpoint(self, out: Path) -> None:
         """Write the best epoch's weights as a checkpoint folder."""
+        if rank() > 0:
+            return
         labels = self.task.corpus.labels
         record = self.progress.history[self.progress.best_epoch - 1]
         weights = self.class_weights
@@ -366,17 +379,6 @@ class Trainer:
             git_commit=git_commit(),
         )
         save_checkpoint(out, self.best, self.task.run, info, self.encoder)
-
-
-def _require_whole(path: Path) -> None:
-    """Refuse a `state.pt` with a bit that has changed; torch itself looks at no checksum."""
-    if has_own_checksum(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if not path.read_bytes()[-22:].startswith(b"PK\5\6"):  # the end of a zip file that nothing follows
-            raise zipfile.BadZipFile("its checksum is wrong")
-        if damaged := archive.testzip():  # of an older version, which had no checksum of its own
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
 
 
 def warnings_about(validation: Mapping[str, Any]) -> list[str]:

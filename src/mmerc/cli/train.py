@@ -39,10 +39,12 @@ def train(
 ) -> None:
     """Train a model; the epoch is chosen on the validation split, the test split is not read.
 
-    With `--cross-validate` the finished checkpoints are scored on their pooled test folds.
+    With `--cross-validate` the finished checkpoints are scored on their pooled test folds. Several processes
+    share each run under `torchrun --no-python --nproc-per-node 2 mmerc train …`.
     """
     from mmerc.config import merge, parse_overrides, read_yaml
     from mmerc.corpus import Corpus
+    from mmerc.distributed import from_first, joined, processes
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
     from mmerc.models import choose_modalities, resolve
@@ -53,16 +55,26 @@ def train(
     opened = Corpus.open(corpus)
     modalities = choose_modalities(run_config, list(opened.modalities))
     runs = plan(opened, out, range(seed, seed + seeds), cross_validate)
-    require_free(out, runs)
     if tensorboard and jobs > 1:
         raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model
-    console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
-    try:
-        records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: the same command with --resume goes on after the last whole epoch\n")
-        raise
+    with joined() as first:
+        if jobs > 1 and processes() > 1:
+            raise ConfigError("--jobs trains runs side by side, torchrun makes processes share one: choose")
+        console.quiet = not first
+        from_first(lambda: require_free(out, runs))
+        console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
+        try:
+            records = train_runs(
+                corpus, run_config, runs, jobs, resume, device, tensorboard=tensorboard and first
+            )
+        except KeyboardInterrupt:
+            sys.stderr.write(
+                "interrupted: the same command with --resume goes on after the last whole epoch\n"
+            )
+            raise
+    if not first:
+        return
     console.print(_table(records, out))
     for text in _warnings(records):
         console.print(f"[yellow]warning:[/] {text}")

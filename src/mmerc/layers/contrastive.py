@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmerc.distributed import gather_rows
 from mmerc.layers.losses import masked_mean
 
 
@@ -14,6 +15,7 @@ def contrastive_loss(
 
     With s_ij = cos(h_i, h_j)/τ, P_i the other vectors with i's tag and I the i with P_i ≠ ∅:
     L = 1/|I| Σ_{i∈I} −1/|P_i| Σ_{k∈P_i} [s_ik − log Σ_{j≠i} exp s_ij]. Returns a scalar, 0 if I is empty.
+    The lists are those of the whole batch, also where several processes share it.
 
     Args:
         vectors: (L, d)
@@ -22,15 +24,17 @@ def contrastive_loss(
         mask: (L,) bool; vectors outside it are in no list
         groups: (L,) if given, only vectors of one group meet (A6: the dialogue instead of the batch)
     """
-    meets = mask[:, None] & mask[None, :]
-    meets = meets & ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    if groups is not None:
-        meets = meets & (groups[:, None] == groups[None, :])
-    positive = meets & (tags[:, None] == tags[None, :])
-
     unit = F.normalize(vectors.float(), dim=-1)
+    others, first = gather_rows(unit)
+    place = torch.arange(len(others), device=vectors.device)
+    meets = mask[:, None] & gather_rows(mask)[0]
+    meets = meets & (place[first : first + len(unit), None] != place)
+    if groups is not None:
+        meets = meets & (groups[:, None] == gather_rows(groups)[0])
+    positive = meets & (tags[:, None] == gather_rows(tags)[0])
+
     with torch.autocast(unit.device.type, enabled=False):  # else the product falls back to half precision
-        similarity = unit @ unit.T / temperature
+        similarity = unit @ others.T / temperature
     normaliser = similarity.masked_fill(~meets, torch.finfo(similarity.dtype).min).logsumexp(dim=1)
     count = positive.sum(dim=1)
     attraction = (similarity * positive).sum(dim=1) / count.clamp(min=1)

@@ -34,7 +34,7 @@ class Output(NamedTuple):
     ]  # name → scalar, already weighted: their sum is the objective; empty without labels
     contributions: Tensor | None = None  # (N, M) reliability of each modality, 0 where absent
     context_weight: Tensor | None = None  # (N,) how much dialogue context entered
-    diagnostics: dict[str, Tensor] | None = None  # name → detached scalar, logged every epoch
+    diagnostics: dict[str, Tensor] | None = None  # name → detached scalar of the whole batch, for the log
 
 
 class Network(nn.Module):

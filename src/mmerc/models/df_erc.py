@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmerc.batch import Batch, labelled
+from mmerc.distributed import distinct, total
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
@@ -66,11 +67,11 @@ class Disentanglement(nn.Module):
         device = batch.present.device
         tags = {
             "modality": torch.arange(modalities, device=device).repeat_interleave(rows),
-            "utterance": torch.arange(rows, device=device).repeat(modalities),
+            "utterance": distinct(torch.arange(rows, device=device)).repeat(modalities),
         }
         groups = None
         if self.config.contrastive_scope == "dialogue":
-            groups = dialogue_of_row(batch.lengths).to(device).repeat(modalities)
+            groups = distinct(dialogue_of_row(batch.lengths).to(device)).repeat(modalities)
         tau = {"modality": self.config.tau_modality, "utterance": self.config.tau_utterance}
         total = batch.present.new_zeros((), dtype=torch.float32)
         if modalities < 2:
@@ -218,7 +219,7 @@ class ContextRefusion(nn.Module):
         labels = batch.labels.repeat(len(x))
         mask = (batch.present.T & labelled(batch)).flatten()
         flat = x.flatten(0, 1)
-        norm = masked_mean(flat.detach().norm(dim=-1), mask)
+        norm = total(masked_mean(flat.detach().norm(dim=-1), mask))
         if self.config.prototypes == "learned":
             return cross_entropy(self.emotion_logits(x).flatten(0, 1), labels, mask), {"relation_norm": norm}
         if self.config.prototypes == "running":
@@ -230,7 +231,7 @@ class ContextRefusion(nn.Module):
             means = sums / counts.clamp(min=1.0)[:, None]
         hinge = hinge_distance(flat, means[labels.clamp(min=0)], self.config.beta)  # eq. 19
         active = mask & (hinge.detach() > 0) if self.config.active_hinge_mean else mask
-        share = masked_share(hinge.detach(), mask)
+        share = total(masked_share(hinge.detach(), mask))
         return masked_mean(hinge, active), {"hinge_active": share, "relation_norm": norm}
 
 
