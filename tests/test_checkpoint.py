@@ -17,7 +17,7 @@ from mmerc.checkpoint import load_checkpoint, model_card, save_checkpoint, versi
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError
 from mmerc.models import MODELS
-from mmerc.storage import seal_text
+from mmerc.storage import seal_text, sha256
 from mmerc.training import Trainer, train
 from tiny import LABELS, RECIPES, WIDTHS, config, make_bert, task, write
 
@@ -199,6 +199,32 @@ def test_an_edited_config(own: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         load_checkpoint(own)
     assert str(own) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x * float("nan"), "holds NaN or infinity"),
+        (lambda x: x - float("inf"), "holds NaN or infinity"),
+        (lambda x: x.double(), r"holds torch\.float64, it should hold torch\.float32"),
+        (lambda x: x.to(torch.complex64), r"holds torch\.complex64"),
+    ],
+)
+def test_tensors_that_are_no_weights(own: Path, change: Edit, said: str) -> None:
+    weights = load_file(own / "model.safetensors")
+    name = next(name for name, x in weights.items() if x.is_floating_point() and x.ndim == 2)
+    save_file(weights | {name: change(weights[name]).contiguous()}, own / "model.safetensors")
+    sums = {"weights_sha256": sha256(own / "model.safetensors"), "sha256": ""}
+    edit_json(own / "checkpoint.json", lambda info: info | sums)
+    with pytest.raises(CheckpointError, match=f"{name} {said}"):
+        load_checkpoint(own)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../config.yaml", "", ".", "..", "a\0"])
+def test_files_outside_the_checkpoint_are_not_read(own: Path, name: str) -> None:
+    edit_json(own / "checkpoint.json", lambda info: info | {"encoder_sha256": {name: "0"}, "sha256": ""})
+    with pytest.raises(CheckpointError, match="is not the name of a file in `encoder`"):
+        load_checkpoint(own)
 
 
 def test_tensors_of_another_network(own: Path) -> None:

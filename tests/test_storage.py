@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,26 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
         fill(temporary)
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="No space left") as raised, atomic_path(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(path) in str(raised.value)
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead, alive = (tmp_path / f".a[1].txt.{process}.tmp" for process in (child, os.getppid()))
+    others = [tmp_path / f".b.txt.{child}.tmp", tmp_path / ".a[1].txt.mine.tmp"]
+    for path in (dead, alive, *others):
+        path.touch()
+    write_text(tmp_path / "a[1].txt", "whole")
+    assert names(tmp_path) == sorted(["a[1].txt", alive.name, *(path.name for path in others)])
 
 
 def test_text_that_is_no_unicode_leaves_the_old_file(tmp_path: Path) -> None:

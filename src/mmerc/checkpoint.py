@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,6 +32,7 @@ from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 
 FORMAT = 1
+WIDEST = 2**31  # more is a lie, and too much for torch
 
 
 class CheckpointInfo(BaseModel):
@@ -53,6 +54,23 @@ class CheckpointInfo(BaseModel):
     weights_sha256: str = ""
     encoder_sha256: dict[str, str] = {}  # of the files in `encoder/`
     sha256: str = ""  # of checkpoint.json itself, with this left empty; the last field, for `seal_text`
+
+    @field_validator("encoder_sha256")
+    @classmethod
+    def _lie_in_the_folder(cls, sums: dict[str, str]) -> dict[str, str]:
+        if odd := [
+            name for name in sums if name in ("", ".", "..") or "\0" in name or Path(name).name != name
+        ]:
+            raise ValueError(f"{odd[0]!r} is not the name of a file in `encoder`")
+        return sums
+
+    @field_validator("modalities")
+    @classmethod
+    def _can_be(cls, modalities: dict[str, Modality]) -> dict[str, Modality]:
+        for name, modality in modalities.items():
+            if modality.width > WIDEST:
+                raise ValueError(f"{name} has {modality.width} columns, more than any model")
+        return modalities
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,14 @@ def _fill(pipeline: Pipeline, state: dict[str, Tensor], path: Path) -> None:
                 f"{path} cannot be loaded: model.safetensors does not fit config.yaml and checkpoint.json: "
                 f"{name} is {found}, they say {expected}"
             )
+    for name, own in pipeline.state_dict().items():
+        if state[name].dtype != own.dtype:
+            reason = f"{name} holds {state[name].dtype}, it should hold {own.dtype}"
+        elif not state[name].isfinite().all():
+            reason = f"{name} holds NaN or infinity"
+        else:
+            continue
+        raise CheckpointError(f"{path} cannot be loaded: model.safetensors: {reason}")
     pipeline.load_state_dict(state)
 
 

@@ -4,7 +4,9 @@ A folder that is being written to belongs to one process at a time (`exclusive`)
 """
 
 import ctypes
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -23,6 +25,7 @@ from mmerc.errors import MmercError
 LOCK = ".lock"
 _LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")
 _held: set[Path] = set()  # the folders that this process holds
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNSEALED = '"sha256": ""'
 
 
@@ -30,9 +33,11 @@ _UNSEALED = '"sha256": ""'
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
-    On an exception the temporary file is removed and `path` stays as it was.
+    On an exception the temporary file is removed and `path` stays as it was. What a killed process of this
+    machine left of the same file is removed, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
@@ -42,8 +47,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:  # writing, unlike opening, does not say where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_orphans(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if left.is_file() and number.isdecimal() and not _lives(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

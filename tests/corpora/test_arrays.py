@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -164,3 +165,47 @@ def test_random_bytes_end_in_a_feature_error(tmp_path_factory, content, start, s
     path.write_bytes(start + content)
     with contextlib.suppress(FeatureError):
         assert len(read_features(path).values)
+
+
+# What unfolds, and headers that lie
+
+
+def _zip(path, name, content, kind=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr(name, content)
+
+
+def _array(shape, data):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + data
+
+
+def test_an_archive_of_zeros_is_read(tmp_path):
+    zeros = np.zeros((500, 2000), np.float32)  # a thousandth of it in the file
+    np.savez_compressed(tmp_path / "a.npz", values=zeros)
+    assert (tmp_path / "a.npz").stat().st_size * 500 < zeros.nbytes
+    np.testing.assert_array_equal(read_features(tmp_path / "a.npz").values, zeros)
+
+
+def test_what_unfolds_to_far_more_than_the_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmerc.corpora.arrays.ANYWAY", 100_000)
+    zeros = np.zeros((100, 1000), np.float32)
+    np.savez_compressed(tmp_path / "a.npz", values=zeros)
+    with pytest.raises(FeatureError, match=r"would unfold to 400128, .* 'values.npy' .*without compression"):
+        read_features(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", values=zeros)  # the way out
+    np.testing.assert_array_equal(read_features(tmp_path / "b.npz").values, zeros)
+    pd.DataFrame({"a": np.zeros(100_000)}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(FeatureError, match=r"would unfold to 800000, .* 'a' \(100000 values\)"):
+        read_features(tmp_path / "c.parquet")
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (2, 5), (1, 4), (2**62, 2**62)])
+def test_a_header_that_lies_about_the_size_is_refused_before_anything_is_read(tmp_path, shape):
+    content = _array(shape, bytes(32))
+    (tmp_path / "a.npy").write_bytes(content)
+    _zip(tmp_path / "a.npz", "values.npy", content)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(FeatureError, match=r"the header of .* speaks of float32 .* but 32 follow"):
+            read_features(tmp_path / name)

@@ -1,11 +1,13 @@
 """Feature files that others computed: one row per utterance, as .npy, .npz, .safetensors or Parquet."""
 
+import math
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,9 @@ _NUMPY_ERRORS = (
     NotImplementedError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 SHOWN = 5
+# What an archive may unfold to: zeros shrink a thousandfold, so that a small file may stand for much, and
+# much for little only where little is meant. 1 GiB is 10 000 utterances with 26 000 numbers each.
+ANYWAY, TIMES = 1 << 30, 100
 
 
 def read_features(path: Path, key: str | None = None) -> Features:
@@ -70,6 +75,8 @@ def require_modality_name(modality: str) -> None:
 def _read_npy(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file:
+            _require_true_header(file, path.stat().st_size, "the file")
+            file.seek(0)
             array = np.lib.format.read_array(file, allow_pickle=False)
     except _NUMPY_ERRORS as error:
         raise FeatureError(f"{path} is not a numpy array of numbers: {error}") from None
@@ -86,12 +93,49 @@ def _read_npz(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 wanted = [n for n in file.files if n in (key, "present")] if key in file.files else file.files
-                arrays = {name: file[name] for name in wanted}
-        if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{other[0]!r} in it is no array")  # numpy hands out the bytes of any file
-        return arrays
+                _require_true_members(path, file.zip, wanted)
+                return {name: file[name] for name in wanted}
     except _NUMPY_ERRORS as error:
         raise FeatureError(f"{path} is not a numpy archive of numbers: {error}") from None
+
+
+def _require_true_members(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Refuse members that unfold to too much, and such as are not the arrays that they say they are."""
+    known = set(archive.namelist())
+    members = [archive.getinfo(name if name in known else f"{name}.npy") for name in names]
+    if members:
+        largest = max(members, key=lambda member: member.file_size)
+        what = f"{largest.filename!r} ({largest.compress_size} bytes, unfolded {largest.file_size})"
+        _require_modest(path, sum(member.file_size for member in members), what, "numpy.savez")
+    for member in members:
+        with archive.open(member) as stream:
+            _require_true_header(stream, member.file_size, repr(member.filename))
+
+
+def _require_modest(path: Path, unfolded: int, largest: str, way_out: str) -> None:
+    """Refuse what would unfold to far more than the file: it would fill the memory.
+
+    Raises:
+        FeatureError: it is more than `ANYWAY`, and more than `TIMES` the file.
+    """
+    size = path.stat().st_size
+    if unfolded > max(ANYWAY, TIMES * size):
+        raise FeatureError(
+            f"{path} has {size} bytes and would unfold to {unfolded}, more than {TIMES} times as many, "
+            f"above all {largest}: if it is meant so, store it without compression ({way_out})"
+        )
+
+
+def _require_true_header(stream: IO[bytes], size: int, where: str) -> None:
+    """Refuse an array whose header speaks of more or fewer bytes than the `size` of its file leaves."""
+    version = np.lib.format.read_magic(stream)
+    if version > (2, 0):  # these are for names of fields
+        raise ValueError(f"{where} holds no plain numbers")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(stream)
+    said, held = math.prod(shape) * kind.itemsize, size - stream.tell()
+    if said != held and not kind.hasobject:  # objects are refused by numpy
+        raise ValueError(f"the header of {where} speaks of {kind} {shape}, {said} bytes, but {held} follow")
 
 
 def _read_safetensors(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
@@ -104,7 +148,9 @@ def _read_safetensors(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]
 
 def _read_parquet(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
     try:
-        frame = pq.read_table(path).to_pandas().reset_index(drop=True)
+        with pq.ParquetFile(path) as file:
+            _require_modest_columns(path, file.metadata)
+            frame = file.read().to_pandas().reset_index(drop=True)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise FeatureError(f"{path} is not a Parquet file: {error}") from None
     frame.columns = frame.columns.map(str)
@@ -118,6 +164,19 @@ def _read_parquet(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:
     if key is not None:
         raise FeatureError(f"{path} has one column per feature, no list columns: leave the key {key!r} out")
     return {"": frame.to_numpy(dtype=np.float64, na_value=np.nan), **present}
+
+
+def _require_modest_columns(path: Path, parquet: pq.FileMetaData) -> None:
+    """Refuse columns that repeat a few values billions of times."""
+    chunks = [
+        parquet.row_group(group).column(column)
+        for group in range(parquet.num_row_groups)
+        for column in range(parquet.num_columns)
+    ]
+    if chunks:
+        largest = max(chunks, key=lambda chunk: chunk.num_values)
+        what = f"{largest.path_in_schema!r} ({largest.num_values} values)"
+        _require_modest(path, 8 * sum(chunk.num_values for chunk in chunks), what, "as .npy")
 
 
 def _stacked(path: Path, name: str, column: "pd.Series[Any]") -> npt.NDArray[Any]:

@@ -313,6 +313,8 @@ def _external_files(path: Path) -> list[Path]:
         raise FeatureError(f"{path} is not an ONNX model: it is cut off or something else") from None
     folders = {path.parent.resolve(), path.resolve().parent}
     names = {e.value for t in _tensors(model) for e in t.external_data if e.key == "location"}
+    if odd := [name for name in sorted(names) if not name or "\0" in name]:
+        raise FeatureError(f"{path} wants weights from a file called {odd[0]!r}: it is not to be trusted")
     files = [path.parent / name for name in sorted(names)]
     for file in files:
         if not any(file.resolve().is_relative_to(folder) for folder in folders):
