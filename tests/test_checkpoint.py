@@ -206,7 +206,7 @@ def test_an_edited_config(own: Path, change: dict[str, Any], said: str) -> None:
     [
         (lambda x: x * float("nan"), "holds NaN or infinity"),
         (lambda x: x - float("inf"), "holds NaN or infinity"),
-        (lambda x: x.double(), r"holds torch\.float64, it should hold torch\.float32"),
+        (lambda x: x.long(), r"holds torch\.int64, it should hold torch\.float32"),
         (lambda x: x.to(torch.complex64), r"holds torch\.complex64"),
     ],
 )
