@@ -40,8 +40,10 @@ def in_child(
             except BaseException:
                 traceback.print_exc()
             finally:
-                sys.stderr.flush()
-                os._exit(code)
+                try:
+                    sys.stderr.flush()
+                finally:  # whatever happens, this is not the process that goes on with the test
+                    os._exit(code)
         if after_s is not None:
             time.sleep(after_s)
             os.kill(child, signal.SIGKILL)

@@ -13,13 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from forks import in_child
+from forks import Ended, in_child
 
 from mmerc.corpora.checking import check
 from mmerc.corpus import Corpus
 from mmerc.errors import CorpusError, TrainingError
 from mmerc.training import Listener, train
-from tiny import config, make_bert, task, write, written
+from tiny import config, in_this_process, make_bert, task, write, written
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +125,81 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert ended.status == 2
     assert_one_line(ended.said)
     assert in_child(command).status == 0
+
+
+# What writes results: on a full disk, on a read-only one, and over results that are there
+
+RESULTS = {
+    "report": ("report", "meld-text", "{chat}", "--out", "{out}/page.html"),
+    "export": ("export", "onnx", "{run}", "--out", "{out}/model.onnx"),
+    "evaluate": (
+        *("evaluate", "{run}", "--corpus", "{corpus}", "--device", "cpu"),
+        *("--json", "{out}/scores.json", "--markdown", "{out}/scores.md"),
+    ),
+    "analyze": ("analyze", "{run}", "--corpus", "{corpus}", "--out", "{out}/figures", "--device", "cpu"),
+    "sweep": (
+        *("sweep", "--models", "text-only", "--corpora", "{corpus}", "--grid", "training.epochs=1,2"),
+        *("--jobs", "1", "--out", "{out}/study", *TINY[:2], *TINY[4:]),
+    ),
+    "ablate": (
+        *("ablate", "--tables", "missing", "--models", "late-fusion", "--corpora", "{corpus}"),
+        *(
+            "--seeds",
+            "1",
+            "--jobs",
+            "1",
+            "--out",
+            "{out}/study",
+            *TINY,
+            *("--set", "network.context_hidden=4"),
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A corpus, a run on it, and a chat."""
+    place = tmp_path_factory.mktemp("inputs")
+    corpus = write(place / "corpus")
+    train(task(corpus, config(epochs=1)), place / "run")
+    (place / "chat.txt").write_text("Ann: great, here it is!\nBen: oh no, it is late\n", encoding="utf-8")
+    return {"corpus": str(corpus.path), "run": str(place / "run"), "chat": str(place / "chat.txt")}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_on_a_full_disk_and_on_a_closed_one(
+    name: str, small_disk: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+    out = small_disk / "out"
+    out.mkdir()
+    command = tuple(part.format(out=out, **inputs) for part in RESULTS[name])
+    ballast = fill(small_disk, 0)
+    assert_refused(in_child(command), "No space left on device|make room on the disk")
+    ballast.unlink()
+    assert in_child(command).status == 0
+    before = files(out)
+    assert before
+    ballast = fill(small_disk, 0)
+    assert_refused(in_child(command), "No space left on device")
+    assert files(out) == before
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert_refused(in_child(command), "Read-only file system")
+    assert files(out) == before
+
+
+def assert_refused(ended: Ended, reason: str) -> None:
+    """One error, which may follow notes of what was done so far."""
+    assert ended.status == 2, ended.said
+    assert "Traceback" not in ended.said
+    assert len(re.findall("^error: ", ended.said, re.MULTILINE)) == 1
+    assert re.search(reason, ended.said), ended.said
 
 
 # Closed folders
