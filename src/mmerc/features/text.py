@@ -253,6 +253,9 @@ class TextEncoder(nn.Module):
             places["position_ids"] = block.positions + self._first_position
             # A window sees itself alone; padding sees padding, since it must see something.
             mask = mask[:, None, :, None] == mask[:, None, None, :]  # (W, 1, L, L)
+        elif self._line and mask.device.type != "cpu":
+            # Of a mask (W, L) the model asks whether it hides anything, and the host waits for the answer.
+            mask = mask[:, None, None, :] > 0
         states = self.model(
             input_ids=block.input_ids,
             attention_mask=mask,

@@ -18,7 +18,7 @@ class Padding:
     def of(cls, lengths: Tensor, device: torch.device) -> "Padding":
         """Return the layout of dialogues with `lengths` (B,) utterances; T is the longest."""
         mask = running(lengths)
-        return cls(mask.to(device), mask.flatten().nonzero().squeeze(1).to(device))
+        return cls(to_device(mask, device), to_device(mask.flatten().nonzero().squeeze(1), device))
 
     def pad(self, x: Tensor) -> Tensor:
         """Return x (N, …) as (B, T, …), zeros where no utterance is."""
@@ -33,6 +33,11 @@ class Padding:
         """Return (B, T, T) bool: i and j are utterances of it and, if `causal`, j is not after i."""
         both = self.mask[:, :, None] & self.mask[:, None, :]
         return both.tril() if causal else both
+
+
+def to_device(index: Tensor, device: torch.device) -> Tensor:
+    """Return on `device` what was computed on the CPU, where `lengths` are; nobody waits for the copy."""
+    return index.to(device, non_blocking=True)
 
 
 def running(lengths: Tensor) -> Tensor:

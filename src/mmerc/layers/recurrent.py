@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmerc.layers.padding import Padding, running
+from mmerc.layers.padding import Padding, running, to_device
 
 
 class FlatRecurrence(nn.Module):
@@ -37,7 +37,7 @@ class FlatRecurrence(nn.Module):
         if torch.onnx.is_in_onnx_export():
             return self._padded(x, lengths)
         order, batch_sizes = packed_order(lengths)
-        order = order.to(x.device)
+        order = to_device(order, x.device)
         packed, _ = self.rnn(PackedSequence(x[order], batch_sizes))
         return torch.empty_like(packed.data).index_copy(0, order, packed.data)
 
@@ -57,7 +57,7 @@ class FlatRecurrence(nn.Module):
             speakers: (N,) number of the speaker within the dialogue
         """
         order, counts = speaker_order(lengths, speakers)
-        order = order.to(x.device)
+        order = to_device(order, x.device)
         own = self(x[order], counts)
         return torch.empty_like(own).index_copy(0, order, own)
 
@@ -119,7 +119,7 @@ def neighbour_sum(x: Tensor, lengths: Tensor) -> Tensor:
         x: (N, d)
         lengths: (B,) on the CPU
     """
-    dialogue = dialogue_of_row(lengths).to(x.device)
+    dialogue = to_device(dialogue_of_row(lengths), x.device)
     linked = (dialogue[1:] == dialogue[:-1])[:, None]
     beyond = torch.zeros_like(x[:1])
     return torch.cat([beyond, x[:-1] * linked]) + torch.cat([x[1:] * linked, beyond])

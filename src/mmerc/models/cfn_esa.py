@@ -32,7 +32,7 @@ from mmerc.batch import Batch, labelled
 from mmerc.layers.attention import DialogueAttention, has_source
 from mmerc.layers.focal import focal_loss, growing_focal_loss
 from mmerc.layers.losses import cross_entropy
-from mmerc.layers.padding import Padding
+from mmerc.layers.padding import Padding, to_device
 from mmerc.layers.recurrent import FlatGRU
 from mmerc.layers.shift import ShiftBalance, ShiftPairs, dialogue_pairs
 from mmerc.layers.transformer import FeedForward, SelfAttention
@@ -240,7 +240,7 @@ class CFNESA(Network):
 
     def shift_loss(self, h: Tensor, view: Tensor, labels: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Return L_shift, the cross-entropy over pairs, weighted by (1/(2(1 − ρ)), 1/(2ρ)), a scalar."""
-        i, j = (index.to(h.device) for index in dialogue_pairs(lengths))
+        i, j = (to_device(index, h.device) for index in dialogue_pairs(lengths))
         known = mask[i] & mask[j]
         if not self.config.include_diagonal:
             known = known & (i != j)

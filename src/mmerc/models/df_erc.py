@@ -16,6 +16,7 @@ from mmerc.distributed import distinct, total
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
+from mmerc.layers.padding import to_device
 from mmerc.layers.per_modality import PerModalityLinear, PerModalityMLP
 from mmerc.layers.prototypes import (
     RunningPrototypes,
@@ -71,7 +72,7 @@ class Disentanglement(nn.Module):
         }
         groups = None
         if self.config.contrastive_scope == "dialogue":
-            groups = distinct(dialogue_of_row(batch.lengths).to(device)).repeat(modalities)
+            groups = distinct(to_device(dialogue_of_row(batch.lengths), device)).repeat(modalities)
         tau = {"modality": self.config.tau_modality, "utterance": self.config.tau_utterance}
         total = batch.present.new_zeros((), dtype=torch.float32)
         if modalities < 2:

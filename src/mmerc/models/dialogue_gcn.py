@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.padding import Padding
+from mmerc.layers.padding import Padding, to_device
 from mmerc.layers.recurrent import FlatGRU
 from mmerc.layers.retrieval import retrieve
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
@@ -139,7 +139,7 @@ class DialogueGCN(Network):
         u = torch.cat([*self.projection(batch)], dim=-1)
         padding = Padding.of(batch.lengths, u.device)
         g = self.context(u, batch.lengths)
-        h = torch.cat([g, self.graph(g, batch.speakers, padding)], dim=-1)  # eq. 4
+        h = torch.cat([g, self.graph(g, to_device(batch.speakers, g.device), padding)], dim=-1)  # eq. 4
         attended = retrieve(self.match(h), h, padding, self.config.causal)  # eqs. 5, 6
         logits = self.classifier(F.relu(self.hidden(attended)))  # eqs. 7, 8
         return Output(logits, self.classification_loss(logits, batch))

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mmerc.batch import Batch
 from mmerc.config import require_ranges
-from mmerc.layers.padding import Padding
+from mmerc.layers.padding import Padding, to_device
 from mmerc.layers.retrieval import retrieve
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
 
@@ -147,7 +147,7 @@ class PartyStates(nn.Module):
 
         Args:
             u: (N, width)
-            speakers: (N,)
+            speakers: (N,), on the CPU
             layouts: where the utterances stand, in each direction
         """
         d, b, h = self.directions, len(layouts[0].mask), self.units
@@ -155,9 +155,11 @@ class PartyStates(nn.Module):
         drives = drive.permute(2, 3, 0, 1, 4).flatten(1, 2).unbind(0)  # T of (2D, B, 3h)
         queries = self._all_ways(self.query, u, layouts)[..., None, :].unbind(2)  # T of (D, B, 1, h)
         heard = self._all_ways(self.drive_listeners, u, layouts).unbind(2) if self.listeners else None
+        parties = int(speakers.max()) + 1
+        speakers = to_device(speakers, u.device)
         who = torch.stack([layout.pad(speakers) for layout in layouts])  # (D, B, T)
         turns = who[..., None, None].expand(*who.shape, 1, h).unbind(2)  # T of (D, B, 1, h)
-        party = u.new_zeros(d, b, int(speakers.max()) + 1, h)
+        party = u.new_zeros(d, b, parties, h)
         past = u.new_zeros(d, b, 0, h)
         common = context = u.new_zeros(d, b, h)
         states = []

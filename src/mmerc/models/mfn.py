@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mmerc.batch import Batch
 from mmerc.config import require_ranges
+from mmerc.layers.padding import to_device
 from mmerc.layers.recurrent import packed_order
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
 
@@ -161,7 +162,7 @@ class MFN(Network):
     def forward(self, batch: Batch) -> Output:
         """Return logits and, with labels, the loss `emotion`."""
         order, batch_sizes = packed_order(batch.lengths)
-        order, sizes = order.to(batch.present.device), batch_sizes.tolist()
+        order, sizes = to_device(order, batch.present.device), batch_sizes.tolist()
         h, before, c = self.lstms(batch, order, sizes)
         attended = self.attention(torch.cat([before, c], dim=-1), batch.present[order])
         u = self.memory(attended, sizes)

@@ -24,6 +24,7 @@ from mmerc.batch import Batch
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.graph import DialogueGraph, InitialResidualConvolution
+from mmerc.layers.padding import to_device
 from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
 
@@ -80,7 +81,8 @@ class NodeEncoder(nn.Module):
             features[self.text] = self.context(features[self.text], batch.lengths)
         nodes = torch.stack(features)
         if self.speaker is not None:
-            nodes = nodes + self.speaker(batch.speakers.clamp(max=self.speaker.num_embeddings - 1))
+            known = batch.speakers.clamp(max=self.speaker.num_embeddings - 1)
+            nodes = nodes + self.speaker(to_device(known, nodes.device))
         return nodes * batch.present.T[..., None]
 
 

@@ -128,7 +128,7 @@ class Pipeline(nn.Module):
             features = {m: self.standardizer(m, x) for m, x in features.items()}
         # What is absent stays zero, whatever standardising made of it; NaN · 0 would be NaN.
         features = {
-            m: features[m].masked_fill(~batch.present[:, [column]], 0.0)
+            m: features[m].masked_fill(~batch.present[:, column, None], 0.0)
             for column, m in enumerate(self.network.modalities)
         }
         return batch._replace(features=features)
