@@ -13,6 +13,7 @@ import importlib.metadata
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,8 +170,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
 
 
+@cache
 def git_commit() -> str | None:
-    """Return the commit of mmerc's own checkout, `+dirty` if it was changed; None outside a checkout."""
+    """Return the commit of mmerc's own checkout, `+dirty` if it was changed; None outside a checkout.
+
+    It is asked for once per process: what runs is what was imported.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
