@@ -1,5 +1,6 @@
 """Makes `tests/helpers.py` importable; settings of hypothesis and recordings that hold for all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,15 @@ from hypothesis import settings
 # At a desk every run tries new examples; in CI the same ones, so that a change is judged by what it changes.
 settings.register_profile("mmerc", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mmerc")
+
+# Each process of the run has one core; torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is imported while tests are collected stays until the end: it is not looked through for garbage.
+gc.disable()
+
+# Waiting for the disk is for the sake of a power failure, which no test has.
+os.fsync = lambda fd: None
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; needs `--no-loadscope-reorder`."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector begin; see above."""
+    gc.freeze()
+    gc.enable()

