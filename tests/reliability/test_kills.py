@@ -1,15 +1,20 @@
 """Kill -9 at any moment: the folder opens, the same command goes on, and the end is what it would have been.
 
 Every command runs in a fork of this process, which has all libraries loaded, so that a moment costs tenths of
-a second. Half of the moments are drawn over time, half over the file operations, where the danger is.
+a second. There are 100 moments for each command, in shards: half (where a command changes fewer files, less)
+before the n-th change of a file, where the danger is, the others drawn over time. What is drawn follows from
+`SEED` and the shard, and a failure names its moment. To draw shard 3 of train again:
+`pytest -m slow "tests/reliability/test_kills.py::TestTrain::test_killed_at_any_moment[3]"`.
 """
 
+import itertools
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +30,8 @@ from mmerc.corpus import Corpus
 from mmerc.manifest import read_manifest
 from tiny import in_this_process, make_bert, write, written
 
-MOMENTS = 20
+SEED = 2026
+SHARDS, MOMENTS = 5, 20  # of a command; of a shard
 # What changes files; libraries in C write without these events, and the moments in time are for them.
 CHANGES = (
     "os.rename",
@@ -52,25 +58,56 @@ class Case(NamedTuple):
     content: Callable[[Path], Any]
 
 
-def run(of: "Case", after_s: float | None = None, at_change: int | None = None) -> int:
-    """Run the command and return its status; kill it after a time, or before a change of a file."""
-    counting = at_change is not None
-    root = str(of.folder.parent)
-    hook = (lambda: sys.addaudithook(_count_down(root, at_change))) if counting else (lambda: None)
-    return in_child(of.command, hook, after_s).status
+class Moment(NamedTuple):
+    """When a command is killed: before its n-th change of a file, or after so many seconds."""
+
+    change: int | None = None
+    after_s: float | None = None
 
 
-def _count_down(root: str, left: int) -> Callable[[str, tuple[Any, ...]], None]:
+def run(of: "Case", moment: Moment | None = None) -> int:
+    """Run the command and return its status; kill it at a moment."""
+    change, after_s = moment or Moment()
+    if change is None:
+        return in_child(of.command, after_s=after_s).status
+
+    def die(number: int) -> None:
+        if number == change:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return in_child(of.command, lambda: at_changes(of, die)).status
+
+
+def changes_of(of: "Case") -> int:
+    """Run the command and return how many changes it makes."""
+    with tempfile.TemporaryFile() as note:
+        count = lambda number: os.pwrite(note.fileno(), b"%d" % (number + 1), 0)  # noqa: E731
+        assert in_child(of.command, lambda: at_changes(of, count)).status == 0
+        note.seek(0)
+        return int(note.read())
+
+
+def at_changes(of: "Case", call: Callable[[int], object]) -> None:
+    """Have `call(0)`, `call(1)`, … called before each change of a file in this process."""
+    root, numbers = str(of.folder.parent), itertools.count()
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3):
-            if not (arguments and str(arguments[0]).startswith(root)):
-                return
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        changes = event in CHANGES or (
+            event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & 3)
+        )
+        if changes and arguments and str(arguments[0]).startswith(root):
+            call(next(numbers))
 
-    return hook
+    sys.addaudithook(hook)
+
+
+def moments(shard: int, changes: int, takes_s: float) -> Iterator[Moment]:
+    """Draw the moments of a shard, without end; no two shards have the same change."""
+    order = np.random.default_rng(SEED).permutation(changes)[shard::SHARDS][: MOMENTS // 2]
+    yield from (Moment(change=int(number)) for number in order)
+    over_time = np.random.default_rng([SEED, shard])
+    while True:
+        yield Moment(after_s=float(over_time.random()) * takes_s)
 
 
 def opens_as_corpus(folder: Path) -> None:
@@ -170,34 +207,57 @@ def start(of: Case) -> None:
         shutil.copytree(of.before, of.folder)
 
 
-@pytest.mark.parametrize("name", ["import", "encode-text", "extract", "train", "benchmark"])
-def test_killed_at_any_moment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    of = case(name, tmp_path)
-    start(of)
-    begin = time.perf_counter()
-    assert run(of) == 0
-    takes = time.perf_counter() - begin
-    expected = of.content(of.folder)
-    generator = np.random.default_rng(sum(map(ord, name)))
-    changes = generator.permutation(40)  # of which the later ones may be after the end
-    killed = 0
-    for moment in range(4 * MOMENTS):
+class Killed:
+    """A class for each command: pytest-xdist spreads classes over its processes, but not the tests of one."""
+
+    name: str
+
+    @pytest.mark.parametrize("shard", range(SHARDS))
+    def test_killed_at_any_moment(self, shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+        monkeypatch.setattr("mmerc.training.git_commit", lambda: None)  # three processes for each checkpoint
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+        of = case(self.name, tmp_path)
         start(of)
-        after, at = (
-            (float(generator.random()) * takes, None) if moment % 2 else (None, int(changes[moment // 2]))
-        )
-        status = run(of, after, at)
-        if status == 0:
-            continue
-        assert status == -signal.SIGKILL
-        of.opens(of.folder)
-        assert run(of) == 0, (after, at)
-        assert of.content(of.folder) == expected, (after, at)
-        hidden = [p.name for p in of.folder.parent.rglob(".*")]
-        assert not hidden, (after, at)
-        killed += 1
-        if killed == MOMENTS:
-            break
-    assert killed == MOMENTS
+        changes = changes_of(of)
+        expected = of.content(of.folder)
+        start(of)
+        begin = time.perf_counter()
+        assert run(of) == 0
+        drawn = moments(shard, changes, time.perf_counter() - begin)
+        killed = 0
+        for moment in itertools.islice(drawn, 4 * MOMENTS):
+            start(of)
+            status = run(of, moment)
+            if status == 0 and moment.change is None:
+                continue  # it was faster this time
+            said = f"seed {SEED}, shard {shard}: {moment}"
+            assert status == -signal.SIGKILL, said
+            of.opens(of.folder)
+            assert run(of) == 0, said
+            assert of.content(of.folder) == expected, said
+            assert not [p.name for p in of.folder.parent.rglob(".*")], said
+            killed += 1
+            if killed == MOMENTS:
+                break
+        assert killed == MOMENTS
+
+
+class TestImport(Killed):
+    name = "import"
+
+
+class TestEncodeText(Killed):
+    name = "encode-text"
+
+
+class TestExtract(Killed):
+    name = "extract"
+
+
+class TestTrain(Killed):
+    name = "train"
+
+
+class TestBenchmark(Killed):
+    name = "benchmark"
