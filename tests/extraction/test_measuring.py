@@ -134,7 +134,7 @@ def test_an_exception_of_a_worker_is_a_reason(
 
 
 def test_spans_outside_of_the_file(recording: Path, audio: Chosen, visual: Chosen, cache: Cache) -> None:
-    rows = [Source(recording, 500_000, 501_000), Source(recording, 22_500, 900_000), Source(recording, 4_000)]
+    rows = [Source(recording, *span) for span in ((500_000, 501_000), (22_500, 900_000), (20_000, None))]
     meter = Meter(in_turn, cache)
     heard, seen = meter.sound(rows, audio), meter.pictures(rows, rows, visual)
     assert heard[0] == seen[0] == work.BEYOND

@@ -36,11 +36,12 @@ WRITERS = {"talk.srt": write_srt, "talk.vtt": write_vtt, "talk.json": write_whis
 
 @pytest.fixture(scope="module")
 def folder(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recording, a space and an emoji in its name, transcripts, and a table of three dialogues."""
+    """The recording, a space and an emoji in its name, transcripts (`first.srt`: one line), and a table."""
     folder = tmp_path_factory.mktemp("my recordings 🎥")
     (folder / "the talk 🙂.mp4").write_bytes(recording.read_bytes())
     for name, write in WRITERS.items():
         write(folder / name, RECORDING)
+    write_srt(folder / "first.srt", replace(RECORDING, lines=LINES[:1]))
     rows = [
         ("the talk 🙂.mp4", split, split, x.person.name, x.text, x.label, *span(i))
         for split in ("train", "validation", "test")
@@ -201,7 +202,7 @@ def test_a_recipe_that_is_not_installed(recognizer: Recognizer, folder: Path) ->
     other = audio.model_copy(update={"recipe": {"kind": "imported", "file": "audio.npy"}})
     changed = info.model_copy(update={"modalities": {**info.modalities, "audio": other}})
     said = Recognizer(replace(recognizer.checkpoint, info=changed), "cpu").predict(
-        folder / "the talk 🙂.mp4", transcript=folder / "talk.srt"
+        folder / "the talk 🙂.mp4", transcript=folder / "first.srt"
     )
     assert said.modalities["audio"].present == 0
     assert "trained on imported features" in said.modalities["audio"].absent
@@ -235,11 +236,12 @@ def test_a_transcript_that_goes_on_after_the_end(
     recognizer: Recognizer, folder: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "longer.srt"
-    text = (folder / "talk.srt").read_text() + "\n8\n00:05:00,000 --> 00:05:01,000\nAnna: anyone?\n"
+    text = (folder / "first.srt").read_text() + "\n2\n00:05:00,000 --> 00:05:01,000\nAnna: anyone?\n"
     path.write_text(text)
     said = recognizer.predict(folder / "the talk 🙂.mp4", transcript=path)
     assert "after the end of the file (1)" in said.modalities["audio"].absent
-    assert said.modalities["text"].present == 8
+    assert said.modalities["audio"].present == 1
+    assert said.modalities["text"].present == 2
 
 
 def test_nothing_to_measure(tmp_path: Path, chosen: dict[str, Chosen]) -> None:
