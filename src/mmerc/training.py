@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmerc.batch import Batch, Examples, drop_modalities, length_buckets, uncounted
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
@@ -268,11 +269,12 @@ class Trainer:
         # Early on the plain mean of the steps so far, so that the start is soon forgotten.
         step = self.schedule.last_epoch
         decay = min(self.config.ema_decay, step / (step + 10))
-        for name, value in self.pipeline.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-            else:
-                average[name].copy_(value)
+        state = self.pipeline.state_dict()
+        moving = [name for name, value in state.items() if value.is_floating_point()]
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        update([average[k] for k in moving], [state[k] for k in moving], None)
+        for name in state.keys() - moving:
+            average[name].copy_(state[name])
 
     def _evaluated_state(self) -> dict[str, Tensor]:
         return self.average if self.average is not None else self.pipeline.state_dict()
