@@ -39,9 +39,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# The tables of docs/performance.md, "Training and prediction"; 15 to 20 minutes on 4 quiet cores (estimated).
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/speed.py
 
 # The documentation as a site, in build/site.
 docs: $(VENV)/.installed-docs

@@ -1,68 +1,136 @@
-"""What a training epoch of every model costs in time and memory, on generated features.
+"""What a training epoch and a test pass of every model cost in time and memory, on generated features.
 
-    python benchmarks/models.py [--shape meld|iemocap] [--models a,b] [--preset refined] [--batch 8]
+    python benchmarks/models.py [--shape meld] [--models a,b] [--preset refined] [--threads 1|all|both]
 
-Every model runs in a process of its own, with one thread and batches of so many dialogues. Prints a Markdown
-table: the best epoch (forward to optimizer step); the same in matrix products of this machine, so that
-figures carry over between machines; the resident memory once imports, corpus and network are loaded, and
-what training adds to it at its peak.
+Every model runs in a process of its own, with the batches that its preset says: the model's first preset
+and, where there is one, the preset with the sizes of its publication (or the one given). Prints the tables of
+docs/performance.md; adds a JSON line per measurement to the history and draws it, unless `--set` makes other
+models of them.
 """
 
 import argparse
+import math
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
+from history import Measurement, append, circumstances, draw
+from mmerc.batch import length_buckets
 from mmerc.config import RunConfig, parse_overrides
 from mmerc.corpus import Corpus
 from mmerc.errors import MmercError
-from mmerc.models import MODELS, resolve
 from mmerc.task import Task
 from mmerc.training import Listener, Trainer
-from shapes import SHAPES, gemm_rate, write_noise
+from publications import PUBLICATIONS, configured, parse_models
+from shapes import SHAPES, clock, gemm_rate, write_noise
 
 KIBIBYTES = 1 / 1024 if sys.platform == "darwin" else 1.0  # in a unit of ru_maxrss
 
 
-class Cost(NamedTuple):
-    """What one model takes."""
-
-    run: RunConfig
-    parameters: int
-    seconds: float  # of the best epoch
-    gemm_rate: float  # 10⁹ operations a second, in the same process
-    loaded: float  # MiB before the first step
-    added: float  # MiB that training takes beyond that, at its peak
+# PyTorch knows how much the attention kernels of GPUs compute, not those of the CPU, nor the LSTM kernel that
+# it takes for dialogues of equal length (others are single products, which it sees).
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # untyped in torch
 
 
-def measure(folder: Path, run: RunConfig, repeats: int) -> Cost:
-    """Train `repeats` epochs on the corpus in `folder`; the process must have done nothing else."""
-    torch.set_num_threads(1)
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]  # untyped
+
+
+@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer)
+def _recurrence(x: Any, inner: Any, recurrent: Any, *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(x[:-1]) * (math.prod(inner) + math.prod(recurrent)))
+
+
+@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer_backward)
+def _recurrence_backward(x: Any, inner: Any, recurrent: Any, *_: Any, **__: Any) -> int:
+    return int(4 * math.prod(x[:-1]) * (math.prod(inner) + math.prod(recurrent)))
+
+
+def measure(
+    folder: Path, shape: str, run: RunConfig, threads: Sequence[int], repeats: int
+) -> list[Measurement]:
+    """Train `repeats` epochs on the corpus in `folder` with each number of threads, in an unused process.
+
+    The memory is that of the first number; what follows it in the same process takes memory, too.
+    """
+    torch.set_num_threads(threads[0])
     corpus = Corpus.open(folder)
-    trainer = Trainer(
-        Task(corpus, run, corpus.split("train"), corpus.split("validation"), seed=0), torch.device("cpu")
-    )
+    task = Task(corpus, run, corpus.split("train"), corpus.split("validation"), seed=0)
+    trainer = Trainer(task, torch.device("cpu"))
     # Noise needs no standardising, whose statistics take more memory for a moment than an epoch does.
-    loaded = peak_memory()
-    added, times, rates = 0.0, [], []
-    for epoch in range(repeats):
-        start = time.perf_counter()
-        trainer.train_epoch(epoch + 1, np.random.default_rng(epoch), Listener())
-        times.append(time.perf_counter() - start)
-        if epoch == 0:  # what follows takes memory, too
-            added = peak_memory() - loaded
-        rates.append(gemm_rate())  # between the epochs: both bests are of the same minutes of the machine
-    parameters = sum(p.numel() for p in trainer.pipeline.parameters())
-    return Cost(run, parameters, min(times), max(rates), loaded, added)
+    loaded, peak = peak_memory(), 0.0
+    times = []
+    for n in threads:
+        torch.set_num_threads(n)
+        epochs, passes, rates = [], [], []
+        for number in range(1, repeats + 1):
+            epochs.append(time_epoch(trainer, number, clock(n)))
+            peak = peak or peak_memory()
+            passes.append(time_test(trainer, clock(n)))
+            rates.append(gemm_rate(clock(n)))  # between the epochs: all bests are of the same minutes
+        times.append((n, min(epochs), min(passes), max(rates)))
+    t = run.training
+    facts: dict[str, Any] = {
+        **circumstances(),
+        "shape": shape,
+        "model": run.model,
+        "preset": run.preset,
+        "batch": f"{t.batch_utterances} utterances" if t.batch_utterances else f"{t.batch_size} dialogues",
+        "repeats": repeats,
+        "parameters": sum(p.numel() for p in trainer.pipeline.parameters()),
+        "arithmetic": arithmetic(trainer),
+        "mib_loaded": loaded,
+        "mib_added": peak - loaded,
+    }
+    return [
+        Measurement(**facts, threads=n, epoch_seconds=epoch, test_seconds=test, gemm_rate=rate)
+        for n, epoch, test, rate in times
+    ]
+
+
+def time_epoch(trainer: Trainer, number: int, now: Callable[[], float]) -> float:
+    """Return the seconds of one training epoch, forward to optimizer step, without validation."""
+    start = now()
+    trainer.train_epoch(number, np.random.default_rng(number), Listener())
+    return now() - start
+
+
+def time_test(trainer: Trainer, now: Callable[[], float]) -> float:
+    """Return the seconds of predicting the test split."""
+    start = now()
+    trainer.pipeline.infer(trainer.examples, trainer.task.corpus.split("test"))
+    return now() - start
+
+
+def arithmetic(trainer: Trainer) -> float:
+    """Return the operations of an epoch's matrix products, forward and backward, in 10¹²."""
+    c, dialogues = trainer.config, trainer.task.train
+    trainer.pipeline.train()
+    with FlopCounterMode(display=False) as counter:
+        for positions in length_buckets(
+            trainer.lengths[dialogues], c.batch_size, np.random.default_rng(0), c.batch_utterances
+        ):
+            losses = trainer.pipeline(trainer.examples.batch(dialogues[positions])).losses
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]  # untyped
+    return float(counter.get_total_flops()) / 1e12
 
 
 def peak_memory() -> float:
@@ -75,52 +143,115 @@ def write_shape(folder: Path, shape: str) -> None:
     write_noise(folder, shape)
 
 
-def costs(shape: str, runs: Sequence[RunConfig], repeats: int) -> Iterator[Cost]:
-    """Yield what each run takes, one process after another."""
-    context = multiprocessing.get_context("spawn")
+def measurements(
+    shape: str, runs: Sequence[RunConfig], threads: Sequence[int], repeats: int
+) -> Iterator[list[Measurement]]:
+    """Yield what each run takes with each number of threads, one process after another."""
+    context = multiprocessing.get_context("forkserver")  # which imports once
+    context.set_forkserver_preload(["mmerc.training", "matplotlib.figure"])
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes,
     ):
         corpus = Path(folder) / "corpus"
         processes.submit(write_shape, corpus, shape).result()
-        yield from processes.map(measure, [corpus] * len(runs), runs, [repeats] * len(runs))
+        for run in runs:
+            yield processes.submit(measure, corpus, shape, run, threads, repeats).result()
+
+
+def print_costs(shape: str, found: Iterator[list[Measurement]], threads: Sequence[int]) -> list[Measurement]:
+    """Print the table of a shape, row by row; return what was measured."""
+    splits = SHAPES[shape].splits
+    print(
+        f"**{shape.upper()}**: {splits['train'][0]:,} dialogues, {splits['train'][1]:,} utterances "
+        f"(test {splits['test'][0]:,}, {splits['test'][1]:,}), widths "
+        f"{'/'.join(map(str, SHAPES[shape].widths.values()))}, {len(SHAPES[shape].labels)} classes\n"
+    )
+    timed = ["s epoch", "s test", "GEMM-eq."]
+    columns = [f"{column}, {n} thread{'s' * (n > 1)}" for n in threads for column in timed]
+    head = ["model", "batch", "parameters", "arithmetic", *columns, "MiB loaded", "MiB added"]
+    print(f"| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}")
+    everything = []
+    for row in found:
+        m = row[0]
+        times = [f"{x.epoch_seconds:.2f} | {x.test_seconds:.2f} | {x.gemm_equivalents:.2f}" for x in row]
+        print(
+            f"| {m.name} | {m.batch} | {m.parameters:,} | {m.arithmetic:.3f} | {' | '.join(times)} | "
+            f"{m.mib_loaded:.0f} | {m.mib_added:.0f} |",
+            flush=True,
+        )
+        everything += row
+    print()
+    return everything
+
+
+def print_limits(found: Sequence[Measurement]) -> None:
+    """Print what was aimed at beside what was measured with one thread."""
+    head = [
+        "GEMM-eq.", "limit", "× arithmetic", "published code", "faster by",
+        "GiB at the peak", "limit", "published code",
+    ]  # fmt: skip
+    print(f"| model | corpus | {' | '.join(head)} |\n| --- | --- |{' ---: |' * len(head)}")
+    for m in found:
+        if m.model not in PUBLICATIONS or m.threads != 1:
+            continue
+        aim, cost, memory = PUBLICATIONS[m.model], m.gemm_equivalents, (m.mib_loaded + m.mib_added) / 1024
+        published = aim.published.get(m.shape)
+        cells = [
+            f"{cost:.2f}",
+            verdict(cost, aim.limits.get(m.shape)),
+            f"{cost / m.arithmetic:.1f}",
+            f"{published or ''}",
+            f"{published / cost:.1f}" if published else "",
+            f"{memory:.1f}",
+            verdict(memory, aim.memory_limits.get(m.shape)),
+            f"{aim.published_memory.get(m.shape, '')}",
+        ]
+        print(f"| {m.name} | {m.shape.upper()} | {' | '.join(cells)} |")
+
+
+def verdict(value: float, limit: float | None) -> str:
+    """Return the limit, and whether the value misses it; nothing where there is none."""
+    if limit is None:
+        return ""
+    return f"{limit}" if value <= limit else f"{limit}, **missed**"
 
 
 def main() -> None:
-    """Print the table, row by row."""
+    """Print the tables, row by row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=SHAPES, default="meld")
-    parser.add_argument("--models", default=",".join(MODELS), help="names with commas between; default: all")
-    parser.add_argument("--preset", help="default: each model's first")
-    parser.add_argument("--batch", type=int, default=8, help="dialogues in a batch")
+    parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
+    parser.add_argument("--models", default="", help="names with commas between; default: all")
+    parser.add_argument("--preset", help="default: each model's first, and its publication's")
+    parser.add_argument("--threads", choices=["1", "all", "both"], default="both")
     parser.add_argument("--set", action="append", default=[], help="key=value of every config; repeatable")
-    parser.add_argument("--repeats", type=int, default=2, help="epochs, of which the best counts")
+    parser.add_argument("--repeats", type=int, default=1, help="epochs, of which the best counts")
+    parser.add_argument(
+        "--history", type=Path, default=Path(__file__).parent / "history", help="folder of the history"
+    )
     arguments = parser.parse_args()
-    preset = {"preset": arguments.preset} if arguments.preset else {}
-    batches = {"training": {"epochs": 1, "batch_size": arguments.batch, "batch_utterances": None}}
+    shapes = list(SHAPES) if arguments.shape == "both" else [arguments.shape]
+    every = os.cpu_count() or 1
+    threads = sorted({"1": {1}, "all": {every}, "both": {1, every}}[arguments.threads])
     try:
-        layers = (batches, preset, parse_overrides(arguments.set))
-        runs = [resolve(name.strip(), *layers) for name in arguments.models.split(",")]
+        overrides = parse_overrides(arguments.set)
+        models = parse_models(arguments.models)
+        runs = {shape: configured(models, arguments.preset, shape, overrides) for shape in shapes}
     except MmercError as error:
         parser.error(str(error))
-    shape = SHAPES[arguments.shape]
-    print(
-        f"{arguments.shape}-shaped noise: {shape.dialogues} dialogues, {shape.utterances} utterances, widths "
-        f"{'/'.join(map(str, shape.widths.values()))}, {len(shape.labels)} classes; batches of "
-        f"{arguments.batch} dialogues; 1 thread, torch {torch.__version__}; best of {arguments.repeats}\n"
-    )
-    print("| model | parameters | s per epoch | 10¹² GEMM-equivalents | MiB loaded | MiB added by training |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for cost in costs(arguments.shape, runs, arguments.repeats):
-        name = f"{cost.run.model} ({cost.run.preset})" if cost.run.preset else cost.run.model
-        print(
-            f"| {name} | {cost.parameters:,} | {cost.seconds:.2f} | "
-            f"{cost.seconds * cost.gemm_rate / 1000:.2f} | {cost.loaded:.0f} | {cost.added:.0f} |",
-            flush=True,
-        )
+    now = circumstances()
+    print(f"{str(now['date'])[:10]}, {now['cpu']}, {every} cores, torch {now['torch']}\n")
+    found: list[Measurement] = []
+    for shape, configs in runs.items():
+        rows = measurements(shape, configs, threads, arguments.repeats)
+        found += print_costs(shape, rows, threads)
+    print_limits(found)
+    if not overrides:
+        for measurement in found:
+            append(arguments.history, measurement)
+        draw(arguments.history)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""What was measured, when and on which machine: a JSON line per measurement, and a plot of all."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from mmerc.analysis.drawing import MUTED, look, new_figure, save
+from mmerc.checkpoint import git_commit
+from publications import PUBLICATIONS
+from shapes import SHAPES
+
+LINES = "measurements.jsonl"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model takes, measured in a process of its own."""
+
+    date: str  # ISO 8601, UTC
+    commit: str | None  # `+dirty` if the package was changed
+    torch: str
+    cpu: str
+    threads: int
+    shape: str
+    model: str
+    preset: str | None
+    batch: str
+    repeats: int  # epochs, of which the best counts
+    parameters: int
+    epoch_seconds: float
+    test_seconds: float  # of one pass over the test split
+    gemm_rate: float  # 10⁹ operations a second, in the same process between the epochs
+    arithmetic: float  # 10¹² operations per epoch
+    mib_loaded: float  # resident before the first step
+    mib_added: float  # by training, at its peak
+
+    @property
+    def gemm_equivalents(self) -> float:
+        """Return what an epoch takes in matrix products of this machine, in 10¹² operations."""
+        return self.epoch_seconds * self.gemm_rate / 1000
+
+    @property
+    def name(self) -> str:
+        """Return model and preset, for people."""
+        return f"{self.model} ({self.preset})" if self.preset else self.model
+
+
+def circumstances() -> dict[str, str | None]:
+    """Return when, with what and on which machine this process measures."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "torch": torch.__version__,
+        "cpu": cpu_name(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def append(folder: Path, measurement: Measurement) -> None:
+    """Add a line to the history in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(measurement) | {"gemm_equivalents": measurement.gemm_equivalents})
+    with (folder / LINES).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def draw(folder: Path) -> None:
+    """Draw the whole history of one thread: `epochs.svg` (also .png and .csv)."""
+    history = pd.read_json(folder / LINES, lines=True)
+    history = history[history["threads"] == 1]
+    if len(history):
+        save(_panels, history, folder, "epochs")
+
+
+def _panels(history: pd.DataFrame) -> Figure:
+    """Return a panel for each model: GEMM-equivalents per epoch, measurement after measurement."""
+    columns, looks = 4, {shape: look(k) for k, shape in enumerate(SHAPES)}
+    models = list(dict.fromkeys(history["model"]))
+    rows = -(-len(models) // columns)
+    figure = new_figure(7.0, 1.5 * rows + 0.4)
+    for position, model in enumerate(models):
+        axes = figure.add_subplot(rows, columns, position + 1)
+        for shape, of_shape in history[history["model"] == model].groupby("shape"):
+            style = looks[str(shape)]
+            for preset, group in of_shape.groupby("preset", dropna=False, sort=False):
+                published = model in PUBLICATIONS and preset == PUBLICATIONS[model].preset
+                fill = "white" if published else style.color
+                axes.plot(
+                    range(1, len(group) + 1), group["gemm_equivalents"], color=style.color,
+                    marker=style.marker, linestyle=style.line, markerfacecolor=fill,
+                )  # fmt: skip
+            if model in PUBLICATIONS and shape in PUBLICATIONS[model].limits:
+                limit = PUBLICATIONS[model].limits[shape]
+                axes.axhline(limit, color=style.color, linewidth=0.6, linestyle=":")
+        axes.set(title=model, ylim=(0, 1.05 * axes.get_ylim()[1]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = [
+        Line2D([], [], color=style.color, marker=style.marker, linestyle=style.line)
+        for style in looks.values()
+    ]
+    figure.legend(handles, list(looks), loc="outside upper center", ncols=len(looks))
+    figure.supxlabel("measurement; hollow: the publication's sizes; dotted: limit", fontsize=7.5, color=MUTED)
+    figure.supylabel("10¹² GEMM-equivalents per epoch", fontsize=7.5)
+    return figure
