@@ -6,7 +6,7 @@ For each size a corpus of noise is written in chunks, and late fusion trains on 
 many steps (`--epoch`: all of an epoch), and what goes before and after an epoch. Prints a Markdown row for
 each station: seconds, and the memory of the process at its largest, sampled every 20 ms. *own* is what only
 this process holds (RssAnon). *mapped* are pages of files (RssFile): the libraries' code, and features that
-were read, which the system takes away again when it needs the room.
+were read. *both* are resident at once. Last comes what the system itself has seen as the most (VmHWM).
 """
 
 import argparse
@@ -30,9 +30,8 @@ import torch
 
 from mmerc.batch import Examples
 from mmerc.corpus import SCHEMA, Corpus
-from mmerc.manifest import FORMAT, Manifest, Modality
+from mmerc.manifest import FORMAT, Manifest, Modality, file_sums, write_manifest
 from mmerc.models import resolve
-from mmerc.storage import write_text
 from mmerc.task import Task
 from mmerc.training import Listener, Trainer
 
@@ -60,7 +59,7 @@ def write_huge(folder: Path, utterances: int) -> None:
         modalities={m: Modality(width=d, recipe={"kind": "noise"}) for m, d in WIDTHS.items()},
         provenance={},
     )
-    write_text(folder / "corpus.json", manifest.model_dump_json())
+    write_manifest(folder, manifest.model_copy(update={"files": file_sums(folder)}))
 
 
 def write_noise(path: Path, rows: int, width: int, rng: np.random.Generator) -> None:
@@ -95,29 +94,27 @@ def some_utterances(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> pa.
     return pa.table([pa.array(columns.get(f.name, [None] * len(rows)), f.type) for f in SCHEMA], SCHEMA)
 
 
-def resident() -> tuple[int, int]:
-    """Return RssAnon and RssFile in MiB."""
+def resident(*names: str) -> list[int]:
+    """Return figures of /proc/self/status, in MiB."""
     status = Path("/proc/self/status").read_text()
-    own, mapped = (re.search(rf"{name}:\s+(\d+) kB", status) for name in ("RssAnon", "RssFile"))
-    assert own
-    assert mapped
-    return int(own[1]) // 1024, int(mapped[1]) // 1024
+    return [int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) // 1024 for name in names]
 
 
 class Meter:
-    """Time and peak memory of the stations of a process."""
+    """Time and peak memory of the stations of a process: own, mapped, both."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, float, int, int]] = []
+        self.rows: list[tuple[str, float, list[int]]] = []
 
     @contextmanager
     def station(self, name: str) -> Iterator[None]:
         """Note what the block takes."""
-        peaks, over = [resident()], Event()
+        figures = "RssAnon", "RssFile", "VmRSS"
+        samples, over = [resident(*figures)], Event()
 
         def watch() -> None:
             while not over.wait(0.02):
-                peaks.append(resident())
+                samples.append(resident(*figures))
 
         watcher = Thread(target=watch)
         watcher.start()
@@ -128,8 +125,8 @@ class Meter:
             seconds = time.perf_counter() - start
             over.set()
             watcher.join()
-        peaks.append(resident())
-        self.rows.append((name, seconds, max(own for own, _ in peaks), max(file for _, file in peaks)))
+        samples.append(resident(*figures))
+        self.rows.append((name, seconds, [max(column) for column in zip(*samples, strict=True)]))
 
 
 class EnoughError(Exception):
@@ -149,7 +146,7 @@ class Some(Trainer):
         return super()._step(batch)
 
 
-def measure(folder: Path, steps: int | None) -> tuple[list[tuple[str, float, int, int]], float, int]:
+def measure(folder: Path, steps: int | None) -> tuple[list[tuple[str, float, list[int]]], float, int]:
     """Train in this process; return the stations, the median seconds of a step, and the steps of an epoch."""
     torch.set_num_threads(1)
     meter = Meter()
@@ -160,7 +157,7 @@ def measure(folder: Path, steps: int | None) -> tuple[list[tuple[str, float, int
     with meter.station("splits and labels"):
         task = Task(corpus, run, corpus.split("train"), corpus.split("validation"), seed=0)
         assert len(corpus.targets) == len(corpus)
-    with meter.station("check the features, index the speakers"):
+    with meter.station("check the features (checksums, finite), index the speakers"):
         Examples.from_corpus(corpus, list(WIDTHS))
     with meter.station("the trainer, of it the line above"):
         trainer = Some(task, torch.device("cpu"))
@@ -173,6 +170,7 @@ def measure(folder: Path, steps: int | None) -> tuple[list[tuple[str, float, int
         trainer._validate(Listener())
     with meter.station("state.pt"):
         trainer.save(folder / "state.pt")
+    meter.rows.append(("the system's own figure", 0.0, [0, 0, *resident("VmHWM")]))
     per_epoch = sum(1 for _ in trainer._batches(np.random.default_rng(0)))
     return meter.rows, float(np.median(np.diff(trainer.times[10:]))), per_epoch
 
@@ -197,9 +195,9 @@ def main() -> None:
             steps = None if arguments.epoch else arguments.steps
             rows, step, per_epoch = processes.submit(measure, Path(folder) / "corpus", steps).result()
             print(f"\n{size:,} utterances: {1000 * step:.1f} ms a step, {per_epoch} steps an epoch")
-            print("\n| station | seconds | own, MiB | mapped, MiB |\n| --- | ---: | ---: | ---: |")
-            for name, seconds, own, mapped in rows:
-                print(f"| {name} | {seconds:.2f} | {own} | {mapped} |", flush=True)
+            print(f"\n| station | seconds | own, MiB | mapped, MiB | both, MiB |\n| --- |{4 * ' ---: |'}")
+            for name, seconds, peaks in rows:
+                print(f"| {name} | {seconds:.2f} | {' | '.join(map(str, peaks))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from sklearn.metrics import roc_auc_score
 
 from mmerc.corpus import Corpus
 from mmerc.evaluation import Evaluation, evaluate
+from mmerc.manifest import require_intact
 from mmerc.metrics import paired_test
 
 
 def mechanisms(corpus: Corpus, evaluation: Evaluation) -> dict[str, float]:
     """Return what one seed's test predictions say about the gate and the contributions."""
+    require_intact(corpus.path, corpus.manifest, "truth.parquet")
     truth = pd.read_parquet(corpus.path / "truth.parquet").iloc[evaluation.rows]
     contradicts, context = truth["contradicts"].to_numpy(), truth["context_dependent"].to_numpy()
     found = {"weighted F1": 100 * evaluation.scores.weighted_f1}

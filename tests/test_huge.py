@@ -21,6 +21,6 @@ def test_own_memory_hardly_grows_with_the_corpus(tmp_path: Path) -> None:
         [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     _, small, large = re.split(r"utterances: .*", done.stdout)
-    own = [max(map(int, re.findall(r"\| (\d+) \| \d+ \|", table))) for table in (small, large)]
+    own = [max(map(int, re.findall(r"\| (\d+) \| \d+ \| \d+ \|", table))) for table in (small, large)]
     features = (SIZES[1] - SIZES[0]) * WIDTH * 4 / 2**20
     assert own[1] - own[0] < 0.8 * features  # the utterance table and a number or two for each utterance

@@ -1,7 +1,7 @@
 """The flat batch: the utterances of several dialogues one after the other, without padding."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mmerc.conversation import Conversation
-from mmerc.corpus import MISSING, Corpus, slice_rows
+from mmerc.corpus import MISSING, Corpus, intact_features, slice_rows
 from mmerc.errors import ConversationError, FeatureError
+from mmerc.feature_file import FeatureFile, Pages
 from mmerc.features.packing import Tokens
 from mmerc.features.text import TextEncoder
 
@@ -54,7 +55,8 @@ class Examples:
     """All utterances that a run reads, ready to be cut into batches.
 
     `offsets` (D+1,) marks the dialogues; the other arrays have one row per utterance. `texts` holds
-    token ids per utterance when the text encoder is trained with the network.
+    token ids per utterance when the text encoder is trained with the network. Features may be larger than
+    memory: they are read through `vectors`.
     """
 
     features: dict[str, Tensor]
@@ -64,6 +66,7 @@ class Examples:
     labels: Tensor | None
     texts: list[list[int]] | None = None
     encoder: TextEncoder | None = None
+    pages: Mapping[str, Pages] = field(default_factory=dict)  # of features that are mapped files
 
     @classmethod
     def from_corpus(
@@ -72,35 +75,35 @@ class Examples:
         """Take the given modalities of a corpus; with an `encoder`, `text` comes from the utterances' texts.
 
         Raises:
-            CorpusError: a modality that the corpus does not have.
+            CorpusError: a modality that the corpus does not have, or whose file is damaged.
             FeatureError: a vector that is marked present holds NaN or infinity.
         """
         names = sorted(modalities)
         texts = None
-        tables = {m: corpus.features(m) for m in names if not (encoder and m == "text")}
-        for name, (values, present) in tables.items():
-            bad = ~torch.cat([torch.isfinite(x).all(dim=1) for x in torch.split(values, CHUNK)]) & present
+        tables = {m: intact_features(corpus, m) for m in names if not (encoder and m == "text")}
+        for name, table in tables.items():
+            bad = _not_finite(table) & table.present
             if bad.any():
                 row = int(bad.nonzero()[0, 0])
                 raise FeatureError(
                     f"{corpus.path}: modality {name!r} has {int(bad.sum())} rows with NaN or infinity, "
                     f"the first is row {row}: mark them missing (`mmerc corpus check` lists all)"
                 )
-        features = {m: values for m, (values, _) in tables.items()}
-        given = {m: flags for m, (_, flags) in tables.items()}
+        given = {m: table.present for m, table in tables.items()}
         if encoder and "text" in names:
             column = corpus.utterances["text"].fillna("").tolist()
             texts = encoder.tokenize(column)
             given["text"] = torch.tensor([bool(ids) for ids in texts])
         speakers, _ = pd.factorize(corpus.utterances["speaker"].fillna(""))  # numbers take less memory
         return cls(
-            features=features,
+            features={m: table.values for m, table in tables.items()},
             present=torch.stack([given[m] for m in names], dim=1),
             offsets=corpus.offsets,
             speakers=_local_speakers(speakers.tolist(), corpus.offsets),
             labels=torch.from_numpy(corpus.targets),
             texts=texts,
             encoder=encoder,
+            pages={m: table.pages for m, table in tables.items()},
         )
 
     @classmethod
@@ -139,6 +142,13 @@ class Examples:
         speakers = _local_speakers([u.speaker for u in utterances], offsets)
         return cls(features, present, offsets, speakers, None, texts, encoder)
 
+    def vectors(self, modality: str, rows: Tensor) -> Tensor:
+        """Return the feature vectors of some utterances, (n, d); of a mapped file nothing stays in memory."""
+        found = self.features[modality][rows]
+        if modality in self.pages:
+            self.pages[modality].give_back()
+        return found
+
     def batch(self, dialogues: npt.NDArray[np.int64]) -> Batch:
         """Return the given dialogues, in the given order, as one flat batch."""
         starts, stops = self.offsets[dialogues], self.offsets[dialogues + 1]
@@ -147,7 +157,7 @@ class Examples:
         if self.texts is not None and self.encoder is not None:
             tokens = self.encoder.pack([self.texts[a:b] for a, b in zip(starts, stops, strict=True)])
         return Batch(
-            features={m: values[rows] for m, values in self.features.items()},
+            features={m: self.vectors(m, rows) for m in self.features},
             present=self.present[rows],
             lengths=torch.from_numpy(stops - starts),
             speakers=self.speakers[rows],
@@ -230,6 +240,15 @@ def labelled(batch: Batch) -> Tensor:
     if batch.labels is None:
         raise ValueError("the batch carries no labels")
     return batch.labels != MISSING
+
+
+def _not_finite(table: FeatureFile) -> Tensor:
+    """Return the rows (N,) with NaN or infinity."""
+    found = []
+    for values in torch.split(table.values, CHUNK):
+        found.append(~torch.isfinite(values).all(dim=1))
+        table.pages.give_back()
+    return torch.cat(found)
 
 
 def _local_speakers(names: Sequence[str] | Sequence[int], offsets: npt.NDArray[np.int64]) -> Tensor:

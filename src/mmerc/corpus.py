@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmerc.conversation import Conversation, Utterance
 from mmerc.errors import CorpusError
+from mmerc.feature_file import FeatureFile, open_features
 from mmerc.manifest import (
     FORMAT,
     Manifest,
@@ -40,7 +41,7 @@ from mmerc.storage import LOCK, atomic_folder, atomic_path, exclusive
 
 __all__ = [
     "MISSING", "SCHEMA", "SPLITS", "Corpus", "Features", "Manifest", "Modality", "add_table",
-    "draw_validation", "slice_rows", "write_corpus",
+    "draw_validation", "intact_features", "slice_rows", "write_corpus",
 ]  # fmt: skip
 
 TABLE = "utterances.parquet"
@@ -81,6 +82,7 @@ class Corpus:
         self.path = path
         self.manifest = manifest
         self.utterances = utterances
+        self._intact: set[str] = set()  # modalities whose checksums were compared
         numbers, _ = pd.factorize(utterances["dialogue_id"])  # a string object for each row would take GBs
         starts = np.flatnonzero(np.diff(numbers, prepend=-2))
         self.offsets: npt.NDArray[np.int64] = np.r_[starts, len(numbers)].astype(np.int64)
@@ -159,33 +161,18 @@ class Corpus:
         return tuple(sorted(int(f) for f in self.utterances["fold"].dropna().unique()))
 
     def features(self, modality: str) -> tuple[Tensor, Tensor]:
-        """Return `values` (N, d) float32 and `present` (N,) bool of a modality, memory-mapped.
+        """Return `values` (N, d) float32 and `present` (N,) bool of a modality, mapped: not to be written to.
 
         Raises:
             CorpusError: the modality does not exist, or its file is missing, broken or of another shape.
         """
+        return self._open(modality)[:2]
+
+    def _open(self, modality: str) -> FeatureFile:
         if modality not in self.modalities:
             known = ", ".join(self.modalities) or "none; run `mmerc corpus encode-text` for text"
             raise CorpusError(f"{self.path} has no modality {modality!r}; it has: {known}")
-        path = self.path / _feature_file(modality)
-        try:
-            with safe_open(path, framework="pt") as file:
-                values, present = file.get_tensor("values"), file.get_tensor("present")
-        except FileNotFoundError:
-            raise CorpusError(f"{path} is missing: import the corpus again") from None
-        except (SafetensorError, OSError) as error:
-            raise CorpusError(f"{path} cannot be read ({error}): import the corpus again") from None
-        expected = (len(self), self.modalities[modality].width)
-        if tuple(values.shape) != expected or tuple(present.shape) != expected[:1]:
-            raise CorpusError(
-                f"{path}: values {tuple(values.shape)} and present {tuple(present.shape)}, "
-                f"but corpus.json and utterances.parquet say {expected}"
-            )
-        if values.dtype != torch.float32 or present.dtype != torch.bool:
-            raise CorpusError(
-                f"{path}: values must be float32 and present bool, not {values.dtype}, {present.dtype}"
-            )
-        return values, present
+        return open_features(self.path / _feature_file(modality), len(self), self.modalities[modality].width)
 
     def rows(self, dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the utterance rows of the given dialogues, one dialogue after the other."""
@@ -333,6 +320,19 @@ def write_corpus(
     return Corpus.open(path)
 
 
+def intact_features(corpus: Corpus, modality: str) -> FeatureFile:
+    """Return a modality for a run, which reads all of it; the first time, compare the file's checksum.
+
+    Raises:
+        CorpusError: as `Corpus.features`, or the file is damaged.
+    """
+    file = corpus._open(modality)
+    if modality not in corpus._intact:
+        require_intact(corpus.path, corpus.manifest, _feature_file(modality))
+        corpus._intact.add(modality)
+    return file
+
+
 def add_table(corpus: Corpus, name: str, table: pd.DataFrame) -> Corpus:
     """Write (or replace) a further table of a corpus, `<name>.csv`; return the corpus as it is then."""
     return corpus._put(f"{name}.csv", lambda path: table.to_csv(path, index=False), {})
@@ -362,16 +362,12 @@ def _read_table(path: Path) -> pd.DataFrame:
     """Read the utterances column by column: a corpus of millions must not be in memory twice."""
     file = pq.ParquetFile(path)
     kinds = {pa.int64(): pd.Int64Dtype()}.get
-    columns = {}
-    for field in SCHEMA:
-        column = file.read([field.name])[field.name].cast(field.type)
-        columns[field.name] = column.to_pandas(types_mapper=kinds)
+    columns = {f.name: file.read([f.name])[f.name].cast(f.type).to_pandas(types_mapper=kinds) for f in SCHEMA}
     return pd.DataFrame(columns, copy=False)
 
 
 def _is_empty(path: Path) -> bool:
-    # A killed import leaves its lock, which locks nothing any more.
-    return path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())
+    return path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())  # left by a killed import
 
 
 def _checked(name: str, features: Features, count: int) -> npt.NDArray[np.float32]:

@@ -66,9 +66,9 @@ def fingerprint(task: Task, examples: Examples) -> str:
     digest = hashlib.sha256(task.corpus.targets[rows].tobytes())
     digest.update(examples.speakers.numpy()[rows].tobytes())
     digest.update(examples.present.numpy()[rows].tobytes())
-    for values in examples.features.values():
-        for start in range(0, len(rows), CHUNK):
-            digest.update(values.numpy()[rows[start : start + CHUNK]].tobytes())
+    for name in examples.features:
+        for some in torch.split(torch.from_numpy(rows), CHUNK):
+            digest.update(examples.vectors(name, some).numpy().tobytes())
     if examples.texts is not None:
         digest.update(json.dumps([examples.texts[row] for row in rows]).encode())
     return digest.hexdigest()

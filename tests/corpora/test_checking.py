@@ -141,8 +141,8 @@ def test_features_that_are_not_finite_or_absent(corpus):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {**t, "values": t["values"][:, :2].contiguous()}, r"\(24, 2\).* say \(24, 3\)"),
-        (lambda t: {**t, "values": t["values"].double()}, "float64"),
+        (lambda t: {**t, "values": t["values"][:, :2].contiguous()}, r"\(24, 2\).* say values F32 \(24, 3\)"),
+        (lambda t: {**t, "values": t["values"].double()}, "values F64"),
         (lambda t: {"values": t["values"]}, "cannot be read"),
         (lambda t: {**t, "present": torch.zeros(24, dtype=torch.bool)}, "no utterance has this modality"),
     ],

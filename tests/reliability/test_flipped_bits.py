@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmerc.analysis.frozen_run import read_run
+from mmerc.batch import Examples
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpora.checking import check
 from mmerc.corpus import Corpus, Features, add_table, write_corpus
 from mmerc.errors import CheckpointError, CorpusError, TrainingError
+from mmerc.evaluation import evaluate
 from mmerc.experiments.cells import fingerprint
-from mmerc.manifest import file_sums, read_manifest, seal
+from mmerc.manifest import Manifest, file_sums, read_manifest, seal
 from mmerc.media import media_table, read_sources
 from mmerc.training import train
 from tiny import LABELS, config, make_bert, tables, task
@@ -96,6 +99,48 @@ def test_in_every_file_of_a_corpus_by_a_deep_check(corpus: Corpus, tmp_path: Pat
 def test_in_features_before_an_experiment_starts(corpus: Corpus, tmp_path: Path) -> None:
     own = Path(shutil.copytree(corpus.path, tmp_path / "own"))
     assert_found(own / "features/text.safetensors", lambda: fingerprint(Corpus.open(own)), CorpusError)
+
+
+@pytest.mark.parametrize("name", ["audio", "text"])
+def test_in_features_that_a_run_trains_on(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    own = Path(shutil.copytree(corpus.path, tmp_path / "own"))
+    run = config("late-fusion")
+
+    def look() -> None:
+        train(task(Corpus.open(own), run), tmp_path / "run")
+
+    assert_found(own / f"features/{name}.safetensors", look, CorpusError)
+    assert not (tmp_path / "run").exists()  # nothing was trained on them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("read", [evaluate, read_run])
+def test_in_features_that_are_predicted_on(
+    corpus: Corpus, tmp_path: Path, read: Callable[[Path, Corpus], object]
+) -> None:
+    train(task(corpus, config("late-fusion", epochs=1)), tmp_path / "run")
+    own = Path(shutil.copytree(corpus.path, tmp_path / "own"))
+    for name in ("audio", "text"):
+        path = own / f"features/{name}.safetensors"
+        assert_found(path, lambda: read(tmp_path / "run", Corpus.open(own)), CorpusError)
+    read(tmp_path / "run", Corpus.open(own))
+
+
+def test_features_are_compared_once_for_a_corpus_that_was_opened(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def note(folder: Path, manifest: Manifest, name: str) -> None:
+        read.append(name)
+
+    opened = Corpus.open(corpus.path)
+    monkeypatch.setattr("mmerc.corpus.require_intact", note)
+    opened.features("text")
+    assert not read  # to look at a corpus is not to read it
+    for modalities in (["text"], ["audio", "text"], ["audio"]):
+        Examples.from_corpus(opened, modalities)
+    assert read == ["features/text.safetensors", "features/audio.safetensors"]
 
 
 @pytest.mark.slow

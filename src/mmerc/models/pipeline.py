@@ -1,6 +1,6 @@
 """From raw features (or tokens) to an `Output`: what a checkpoint holds."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -35,17 +35,14 @@ class Standardizer(nn.Module):
             self.register_buffer(f"mean_{name}", torch.zeros(width))
             self.register_buffer(f"scale_{name}", torch.ones(width))
 
-    def fit(self, name: str, values: Tensor, present: Tensor) -> None:
-        """Take mean and sd of `values` (N, d) over the rows in `present` (N,).
+    def fit(self, name: str, chunks: Iterable[Tensor]) -> None:
+        """Take mean and sd over the rows of all `chunks`, (·, d) each; of no rows, none.
 
-        Chunk by chunk, joined as by Chan, Golub and LeVeque (1983): a table may be larger than memory.
+        The chunks are joined as by Chan, Golub and LeVeque (1983): a table may be larger than memory.
         """
-        if not present.any():
-            return
         count = 0
-        mean = variance = size = torch.zeros((), dtype=torch.float64, device=values.device)
-        for rows in torch.split(present.nonzero()[:, 0], CHUNK):
-            x = values[rows].double()
+        mean = variance = size = torch.zeros((), dtype=torch.float64)
+        for x in (chunk.double() for chunk in chunks if len(chunk)):
             count += len(x)
             share = len(x) / count  # 1 for the first chunk, whose figures are taken as they are
             step = x.mean(dim=0) - mean
@@ -53,6 +50,8 @@ class Standardizer(nn.Module):
             variance = variance + share * within + share * (1 - share) * step.square()
             mean = mean + share * step
             size = size + share * (x.abs().mean(dim=0) - size)
+        if not count:
+            return
         sd = variance.sqrt()
         # Below this an sd is rounding noise of a constant column.
         varies = sd > 1e-6 * size.clamp(min=1e-6)
@@ -92,7 +91,9 @@ class Pipeline(nn.Module):
         inside[torch.from_numpy(slice_rows(examples.offsets, dialogues))] = True
         for column, name in enumerate(self.network.modalities):
             if name in examples.features:
-                self.standardizer.fit(name, examples.features[name], inside & examples.present[:, column])
+                rows = (inside & examples.present[:, column]).nonzero()[:, 0]
+                chunks = (examples.vectors(name, some) for some in torch.split(rows, CHUNK))
+                self.standardizer.fit(name, chunks)
 
     @torch.no_grad()
     def _fit_text(
@@ -112,7 +113,7 @@ class Pipeline(nn.Module):
             present.append(batch.present[:, column])
         if was_training:
             self.encoder.train()
-        standardizer.fit("text", torch.cat(vectors), torch.cat(present))
+        standardizer.fit("text", torch.split(torch.cat(vectors)[torch.cat(present)], CHUNK))
 
     def forward(self, batch: Batch) -> Output:
         """Return the network's output for a batch of raw features or tokens."""
