@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,11 @@ from mmerc.cluster import _do, on_cluster
 from mmerc.corpus import Corpus
 from mmerc.errors import MediaError, MmercError
 from mmerc.experiments.cells import Cell, pending, run_jobs
-from tiny import config, in_this_process, write, written
+from mmerc.extraction.engines import in_processes
+from mmerc.predictions import Setup, find_inputs, predict_files
+from mmerc.predictions.index import read_index
+from mmerc.training import train
+from tiny import config, in_this_process, task, write, written
 
 HERE = Path(__file__).parent
 
@@ -164,3 +169,77 @@ def test_a_driver_that_was_killed_goes_on_as_if_undisturbed(
     for mine, theirs in zip(cell.runs, plain.runs, strict=True):
         assert written(mine.folder) == written(theirs.folder)
         assert (mine.folder / "test.parquet").read_bytes() == (theirs.folder / "test.parquet").read_bytes()
+
+
+PREDICT = """
+import sys
+from pathlib import Path
+from mmerc.cluster import on_cluster
+from mmerc.predictions import Setup, find_inputs, predict_files
+folder = Path(sys.argv[1])
+setup = Setup(folder / "out", folder / "run")
+for outcome in predict_files(find_inputs([folder / "chats"]), setup, on_cluster):
+    print(outcome.error, flush=True)
+"""
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """Eighty conversations that are long enough to be interrupted, a broken one, and a model."""
+    corpus = write(tmp_path / "corpus")
+    train(task(corpus, config("df-erc", epochs=1)), tmp_path / "run")
+    rows = [
+        {"text": u.text, "features": {m: x.tolist() for m, x in u.features.items()}}
+        for d in range(len(corpus.dialogue_ids))
+        for u in corpus.conversation(d)
+    ]
+    (tmp_path / "chats").mkdir()
+    for n in range(80):
+        lines = "\n".join(map(json.dumps, [*rows[n % 20 :], *rows] * 10))
+        (tmp_path / "chats" / f"{n}.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "chats" / "bad.jsonl").write_text("{", encoding="utf-8")
+    return tmp_path / "chats"
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_many_files_are_predicted_once_though_a_machine_and_a_driver_die(two_nodes: Any, chats: Path) -> None:
+    folder = chats.parent
+    second = two_nodes.add_node(num_cpus=1)
+    command = [sys.executable, "-c", PREDICT, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        for _ in range(9):
+            driver.stdout.readline()
+        driver.kill()
+    time.sleep(2)  # Ray stops the workers of a driver that is gone
+    begun = {name: path.stat().st_mtime_ns for name, path in whole(folder / "out").items()}
+    assert 9 <= len(begun) < 80
+
+    inputs = find_inputs([chats])
+    ended = []
+    for outcome in predict_files(inputs, Setup(folder / "out", folder / "run"), on_cluster):
+        ended.append(outcome)
+        if sum(not o.kept for o in ended) == 9:
+            two_nodes.remove_node(second, allow_graceful=False)
+    assert sorted(o.given for o in ended) == sorted(inputs)
+    assert {o.given.path.stem: o.error for o in ended if o.error}.keys() == {"bad"}
+    assert {f"{o.given.path.stem}.json" for o in ended if o.kept} == set(begun)
+    found = whole(folder / "out")
+    assert {name: found[name].stat().st_mtime_ns for name in begun} == begun  # left as they were
+
+    for name, engine in {"alone": in_processes(1), "aside": in_processes(3)}.items():
+        outcomes = list(predict_files(inputs, Setup(folder / name, folder / "run"), engine))
+        assert sorted(o.given for o in outcomes) == sorted(inputs)
+        assert results(folder / name) == results(folder / "out")
+    assert len(results(folder / "out")) == 80
+
+
+def whole(out: Path) -> dict[str, Path]:
+    """The results that the index knows to be whole."""
+    return {name: out / name for name, entry in read_index(out).items() if entry.sha256}

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,6 @@ def test_the_model_in_the_box(mmerc: Command, chat: Path) -> None:
     (document,) = json.loads(out)
     assert set(document["utterances"][0]["probabilities"]) >= {"neutral", "joy", "disgust"}
     assert err == "used: text in 3 of 3\n"
-    code, _, err = mmerc("predict", chat, chat, chat)
-    assert code == 2
-    assert "expected a checkpoint and a conversation, not 3 names" in err
 
 
 def test_csv(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
@@ -124,6 +122,65 @@ def test_features_in_the_input(mmerc: Command, trained: Path, corpus: Corpus, tm
     for row, emotion in zip(said, load(trained).predict(conversation).emotions, strict=True):
         assert row["probabilities"] == pytest.approx(emotion.probabilities, abs=1e-6)
         assert row["contributions"] == pytest.approx(emotion.contributions, abs=1e-6)
+
+
+def test_many_files(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name, text in (("one.txt", CHAT), ("two.srt", "no subtitles"), ("three.txt", "oh no\n")):
+        (tmp_path / "more" / name).write_text(text, encoding="utf-8")
+    command = ("predict", trained, chat, tmp_path / "more", "--out-dir", tmp_path / "out", "--jobs", 1)
+    code, out, err = mmerc(*command)
+    assert (code, out) == (2, "")
+    assert "3 file(s) predicted, 0 there before" in err
+    assert "used: audio in 0 of 7; text in 7 of 7" in err
+    assert err.count("error: ") == 1
+    assert "error: 1 of 4 files failed; the same command tries them again:\n" in err
+    assert err.splitlines()[-1].startswith(f"  {tmp_path}/more/two.srt")
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {"chat", "one", "three"}
+    _, alone, _ = mmerc("predict", trained, chat, "--format", "json")
+    assert (tmp_path / "out" / "chat.json").read_text(encoding="utf-8") == alone
+    (tmp_path / "more" / "two.srt").unlink()
+    code, _, err = mmerc(*command)
+    assert code == 0, err
+    assert "0 file(s) predicted, 3 there before" in err
+    code, _, err = mmerc(*command, "--force", "--format", "csv")
+    assert code == 0, err
+    assert "3 file(s) predicted, 0 there before" in err
+    assert {path.stem for path in (tmp_path / "out").glob("*.csv")} == {"chat", "one", "three"}
+
+
+def test_mistakes_with_many_files(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
+    out = ("--out-dir", tmp_path / "out")
+    assert_one_line(mmerc("predict", chat, chat), "several conversations can be predicted with --out-dir DIR")
+    assert_one_line(mmerc("predict", trained, chat, chat), "several conversations")
+    assert_one_line(
+        mmerc("predict", trained, tmp_path), "is a folder: all that is in it can be predicted with"
+    )
+    assert_one_line(mmerc("predict", chat, "--engine", "ray"), "are for many files")
+    assert_one_line(mmerc("predict", chat, "--force"), "are for many files")
+    assert_one_line(mmerc("predict", trained, *out), "there is nothing to predict")
+    assert_one_line(
+        mmerc("predict", "meld-texts", chat, *out), "a model in the box (meld-text, meld-text-live)"
+    )
+    assert_one_line(mmerc("predict", trained.parent, chat, *out), "name one of: ")
+    assert_one_line(mmerc("predict", trained, chat, tmp_path / "gone.txt", *out), "gone.txt does not exist")
+    for wrong in (("--format", "table"), ("--out", "x"), ("--html", "x"), ("--transcript", "x")):
+        assert_one_line(mmerc("predict", trained, chat, *out, *wrong), "--out-dir writes JSON or CSV")
+    assert_one_line(mmerc("predict", trained, chat, *out, "--gpus", "0.5"), "--gpus goes with --engine ray")
+    assert_one_line(
+        mmerc("predict", trained, chat, *out, "--engine", "ray", "--cache", "x"), "a file of one machine"
+    )
+    assert_one_line(mmerc("predict", trained, chat, *out, "--device", "gpu"), "device 'gpu' cannot be used")
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_files_without_ray(
+    mmerc: Command, trained: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = mmerc("predict", trained, chat, "--out-dir", tmp_path / "out", "--engine", "ray")
+    assert code == 2
+    assert "pip install mmerc[ray]" in err
 
 
 @pytest.mark.parametrize("text", ["Ann: 😀👩‍👩‍👧\n", "Ann: " + "late " * 10_000, "Ann: 電車が遅れた\n", "hm"])

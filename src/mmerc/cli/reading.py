@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from mmerc.cli.measuring import metering
+from mmerc.errors import ConversationError
 
 if TYPE_CHECKING:
     from mmerc.conversation import Prediction
@@ -74,6 +75,22 @@ def answer(
             predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
     _tell_what_was_used(predictions)
     return Answer(recognizer, predictions, None if transcript is None else conversation)
+
+
+def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
+    """Return a checkpoint, that of the box if the first name is none, and the other names."""
+    from mmerc.shipped import DEFAULT, SHIPPED
+
+    first = given[0]
+    inside = (first / "checkpoint.json", *first.glob("*/checkpoint.json"))  # several runs: loading says more
+    if any(file.exists() for file in inside) or (str(first) in SHIPPED and not first.is_file()):
+        return first, given[1:]
+    if not first.exists():
+        raise ConversationError(
+            f"{first} does not exist: expected a conversation, a checkpoint folder, or a model in the box "
+            f"({', '.join(SHIPPED)})"
+        )
+    return Path(DEFAULT), given
 
 
 def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[Path, Path]:

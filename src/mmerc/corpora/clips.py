@@ -159,7 +159,7 @@ def _import_pairs(
     validation: int,
 ) -> Corpus:
     recordings = _recordings(source)
-    pairs = [(file, beside[0]) for file in recordings if (beside := _transcripts(file))]
+    pairs = [(file, beside[0]) for file in recordings if (beside := transcripts_beside(file))]
     if not pairs:
         raise CorpusError(
             f"{source} holds {len(recordings)} media files, but nothing says what is spoken in them: put a "
@@ -169,7 +169,7 @@ def _import_pairs(
         raise CorpusError(
             f"{source} holds transcripts, no table: columns and validation dialogues are for a table"
         )
-    if alone := [str(file.relative_to(source)) for file in recordings if not _transcripts(file)]:
+    if alone := [str(file.relative_to(source)) for file in recordings if not transcripts_beside(file)]:
         raise CorpusError(
             f"{source}: {len(alone)} of {len(recordings)} media files have no transcript beside them: "
             f"{records.first_few(alone)}. Add them, or move these files away"
@@ -177,7 +177,7 @@ def _import_pairs(
     return import_recordings(pairs, out, labels=labels, label_map=label_map, name=name)
 
 
-def _transcripts(recording: Path) -> list[Path]:
+def transcripts_beside(recording: Path) -> list[Path]:
     """Return the transcripts beside a recording, the one to read first."""
     beside = [f for f in recording.parent.iterdir() if f.stem == recording.stem and f.is_file()]
     known = [file for file in beside if file.suffix.lower() in TRANSCRIPTS]

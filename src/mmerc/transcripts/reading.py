@@ -112,6 +112,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".eaf": elan_rows,
     ".textgrid": textgrid_rows,
 }
+SUFFIXES = frozenset((*_READERS, ".txt"))  # that transcripts are known by, in a folder with other files
 
 
 def _conversations(path: Path, rows: Sequence[Row]) -> list[Conversation]:
