@@ -189,8 +189,7 @@ def watched() -> Iterator[Launches]:
 def take_step(trainer: Trainer, batch: Batch, launches: Launches) -> None:
     """Bring a batch to the device and train on it, within `watched`."""
     with launches, NoValues():
-        # Who speaks is asked for on the CPU, as `lengths` are.
-        trainer._step(batch.to(META)._replace(speakers=batch.speakers))
+        trainer._step(batch.to(META))
 
 
 class Count(NamedTuple):

@@ -248,16 +248,16 @@ def test_labelled_is_what_somebody_labelled() -> None:
     assert labelled(batch).tolist() == [True, False, True, False]
 
 
-def test_moving_a_batch_leaves_the_lengths_on_the_cpu() -> None:
+def test_moving_a_batch_leaves_its_layout_on_the_cpu() -> None:
     ids = torch.tensor([[1, 2]])
     batch = make_batch([2, 1])._replace(tokens=(Tokens(ids, ids, ids), Tokens(ids, ids, ids, ids)))
     moved: Batch = batch.to(torch.device("meta"))
-    assert moved.lengths.device.type == "cpu"
+    assert moved.lengths.device.type == moved.speakers.device.type == "cpu"
     assert moved.labels is not None
     assert moved.tokens is not None
     assert moved.tokens[0].positions is None
     read = [*moved.tokens[0][:3], *moved.tokens[1]]
-    tensors = [*moved.features.values(), moved.present, moved.speakers, moved.labels, *read]
+    tensors = [*moved.features.values(), moved.present, moved.labels, *read]
     assert {x.device.type for x in tensors} == {"meta"}
     bare = batch._replace(labels=None, tokens=None).to(torch.device("cpu"))
     assert bare.labels is None

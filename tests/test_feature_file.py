@@ -34,6 +34,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert file.present.tolist() == [True] * 5
 
 
+def test_who_writes_to_a_table_changes_his_own_copy(tmp_path: Path) -> None:
+    values = write(tmp_path / "f", 5, 3)
+    before = (tmp_path / "f").read_bytes()
+    mine = open_features(tmp_path / "f", 5, 3)
+    mine.values[2] *= 2
+    assert torch.equal(mine.values[2], 2 * values[2])
+    assert torch.equal(open_features(tmp_path / "f", 5, 3).values, values)
+    assert (tmp_path / "f").read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("small", [0, 2**30])
 def test_pages_that_were_read_are_given_back_unless_they_are_few(

@@ -28,12 +28,12 @@ class Batch(NamedTuple):
     features: dict[str, Tensor]  # modality → (N, d_m); zeros where absent
     present: Tensor  # (N, M) bool
     lengths: Tensor  # (B,) int64, on the CPU; sums to N
-    speakers: Tensor  # (N,) int64: 0, 1, … by first appearance in the dialogue
+    speakers: Tensor  # (N,) int64, on the CPU: 0, 1, … by first appearance in the dialogue
     labels: Tensor | None = None  # (N,) int64; MISSING where nobody labelled
     tokens: tuple[Tokens, ...] | None = None  # when the text encoder is part of the network
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`; `lengths` stays on the CPU, where packing needs it."""
+        """Return the batch on `device`; `lengths` and `speakers`, which say its layout, stay on the CPU."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device, non_blocking=True)
@@ -41,7 +41,6 @@ class Batch(NamedTuple):
         return self._replace(
             features={m: move(x) for m, x in self.features.items()},
             present=move(self.present),
-            speakers=move(self.speakers),
             labels=None if self.labels is None else move(self.labels),
             tokens=None if self.tokens is None else tuple(block.to(device) for block in self.tokens),
         )

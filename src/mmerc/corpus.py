@@ -161,7 +161,7 @@ class Corpus:
         return tuple(sorted(int(f) for f in self.utterances["fold"].dropna().unique()))
 
     def features(self, modality: str) -> tuple[Tensor, Tensor]:
-        """Return `values` (N, d) float32 and `present` (N,) bool of a modality, mapped: not to be written to.
+        """Return `values` (N, d) float32 and `present` (N,) bool of a modality, mapped from the disk.
 
         Raises:
             CorpusError: the modality does not exist, or its file is missing, broken or of another shape.

@@ -6,7 +6,7 @@ the room; `Pages` gives the pages back. The system still has them, so that readi
 
 import json
 import mmap
-import warnings
+import sys
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from mmerc.errors import CorpusError
 
+# Who writes to a table changes a copy of its page. No memory is set aside for that: the file may be larger.
+OWN_COPY = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)  # MAP_NORESERVE, new in Python 3.13
 SMALL = 64 * 2**20  # bytes of a file that may stay in memory as a whole
 DTYPES = {"F32": torch.float32, "BOOL": torch.bool}
 
@@ -37,7 +39,7 @@ class Pages:
 
 
 class FeatureFile(NamedTuple):
-    """The tables of a feature file; they are mapped and must not be written to."""
+    """The tables of a feature file, which are mapped: what is written to them is not written to the file."""
 
     values: Tensor  # (N, d) float32
     present: Tensor  # (N,) bool
@@ -57,7 +59,7 @@ def open_features(path: Path, rows: int, width: int) -> FeatureFile:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             header = json.loads(handle.read(size))
-            mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            mapping = mmap.mmap(handle.fileno(), 0, flags=OWN_COPY, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         found = {name: (header[name]["dtype"], header[name]["shape"]) for name in expected}
         starts = {name: 8 + size + header[name]["data_offsets"][0] for name in expected}
     except FileNotFoundError:
@@ -79,8 +81,4 @@ def _told(tables: Mapping[str, tuple[str, list[int]]]) -> str:
 
 
 def _tensor(mapping: mmap.mmap, start: int, dtype: str, shape: list[int]) -> Tensor:
-    with warnings.catch_warnings():
-        # A mapping that could be written to would count as memory: none could be larger.
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        flat = torch.frombuffer(mapping, dtype=DTYPES[dtype], count=prod(shape), offset=start)
-    return flat.reshape(shape)
+    return torch.frombuffer(mapping, dtype=DTYPES[dtype], count=prod(shape), offset=start).reshape(shape)

@@ -54,7 +54,7 @@ class FlatRecurrence(nn.Module):
         Args:
             x: (N, d_in)
             lengths: (B,) utterances per dialogue, on the CPU
-            speakers: (N,) number of the speaker within the dialogue
+            speakers: (N,) number of the speaker within the dialogue, on the CPU
         """
         order, counts = speaker_order(lengths, speakers)
         order = to_device(order, x.device)
@@ -81,9 +81,8 @@ def speaker_order(lengths: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         lengths: (B,) on the CPU
-        speakers: (N,) number of the speaker within the dialogue
+        speakers: (N,) number of the speaker within the dialogue, on the CPU
     """
-    speakers = speakers.cpu()
     person = dialogue_of_row(lengths) * (speakers.max() + 1) + speakers
     # No two are equal, so that no sort can change the order of one person's turns.
     order = torch.argsort(person * person.shape[0] + torch.arange(person.shape[0]))
