@@ -3,8 +3,8 @@
     python benchmarks/hostile.py [--each 300] [--seed 0]
 
 A reader refuses a file (an error of mmerc's own), handles it (a value), or crashes: any other exception, a
-signal, or more than ten seconds. Readers run in forks, where 2 GiB are all the memory that there is. Many
-of the files (hostile_files.py) try to make a canary; it must never be there.
+signal, or more than ten seconds of work. Readers run in forks, where 2 GiB are all the memory that there is.
+Many of the files (hostile_files.py, hostile_folders.py) try to make a canary; it must never be there.
 """
 
 import argparse
@@ -16,53 +16,86 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from hostile_files import MAKERS, utterances
-from mmerc.checkpoint import load_checkpoint
+from hostile_folders import (
+    Files,
+    checkpoint_infos,
+    configs,
+    conversations,
+    feature_tables,
+    onnx_models,
+    weights,
+)
 from mmerc.config import parse_overrides, read_yaml
 from mmerc.corpora.arrays import read_features
+from mmerc.corpora.checking import check
 from mmerc.corpora.label_maps import read_label_map
 from mmerc.corpora.unpickling import load_pickle
 from mmerc.corpus import Corpus, Features, write_corpus
 from mmerc.errors import MmercError
+from mmerc.evaluation import evaluate
 from mmerc.experiments.benchmark import read_settings
+from mmerc.features.onnx_models import OnnxModel
 from mmerc.media import media_table, read_sources
 from mmerc.models import resolve
+from mmerc.storage import sha256
+from mmerc.task import Task
+from mmerc.training import train
 
-SECONDS, BYTES = 10, 2 << 30
+SECONDS, PATIENCE, BYTES = 10, 6, 2 << 30  # of work; on the clock so many times as long
 
 
-def sound_corpus(folder: Path) -> Path:
-    """A corpus whose manifest has no checksums, so that nothing is refused by them."""
-    features = {"text": Features(np.zeros((4, 5), np.float32), np.ones(4, bool), {})}
-    media = {"media": media_table({"audio_file": ["a.wav"] * 4})}
-    provenance = {"media_root": str(folder)}
-    write_corpus(
-        folder,
+class Honest(NamedTuple):
+    """What is whole."""
+
+    corpus: Path
+    checkpoint: Path
+
+
+def honest(folder: Path) -> Honest:
+    """Make a corpus whose manifest has no checksums, so that nothing is refused by them, and train on it."""
+    corpus = write_corpus(
+        folder / "corpus",
         name="x",
         labels=("a", "b"),
         utterances=utterances(),
-        features=features,
-        provenance=provenance,
-        tables=media,
+        features={"text": Features(np.zeros((4, 5), np.float32), np.ones(4, bool), {})},
+        provenance={"media_root": str(folder)},
+        tables={"media": media_table({"audio_file": ["a.wav"] * 4})},
     )
-    path = folder / "corpus.json"
+    path = corpus.path / "corpus.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"files": {}, "sha256": ""}), encoding="utf-8")
-    return folder
+    corpus = Corpus.open(corpus.path)
+    small = {"network": {"hidden": 6, "context_hidden": 4}, "training": {"epochs": 1}}
+    task = Task(corpus, resolve("text-only", small), corpus.split("train"), corpus.split("validation"), 0)
+    train(task, folder / "checkpoint", device="cpu")
+    return Honest(corpus.path, folder / "checkpoint")
 
 
-def readers(folder: Path) -> dict[str, Callable[[Path], object]]:
-    """What reads files of each family, in a folder of its own."""
-    corpus = sound_corpus(folder / "corpus")
-    whole = {p: p.read_bytes() for p in corpus.rglob("*") if p.is_file()}
-    checkpoint = folder / "checkpoint"
-    checkpoint.mkdir()
+def read_all(corpus: Corpus) -> object:
+    """Look at all of a corpus, as the commands do between them."""
+    found: list[object] = [check(corpus, deep=True), corpus.targets, corpus.folds, corpus.texts]
+    for number in range(len(corpus.dialogue_ids)):
+        found.append(corpus.conversation(number))
+    for ask in (lambda: corpus.split("train"), lambda: corpus.fold(0)):
+        with suppress(MmercError):
+            found.append(ask())
+    return found
+
+
+def readers(whole: Honest) -> dict[str, Callable[[Path], object]]:
+    """What reads files of each family."""
+    corpus, checkpoint = whole.corpus, whole.checkpoint
+    content = {p: p.read_bytes() for f in whole for p in f.rglob("*") if p.is_file()}
 
     def in_place_of(name: str, look: Callable[[Corpus], object]) -> Callable[[Path], object]:
         def read(path: Path) -> object:
@@ -70,7 +103,24 @@ def readers(folder: Path) -> dict[str, Callable[[Path], object]]:
             try:
                 return look(Corpus.open(corpus))
             finally:
-                (corpus / name).write_bytes(whole[corpus / name])
+                (corpus / name).write_bytes(content[corpus / name])
+
+        return read
+
+    def as_part_of_checkpoint(name: str) -> Callable[[Path], object]:
+        def read(path: Path) -> object:
+            for other in ("config.yaml", "model.safetensors", "checkpoint.json"):
+                (checkpoint / other).write_bytes(content[checkpoint / other])
+            (checkpoint / name).write_bytes(path.read_bytes())
+            if name != "checkpoint.json":
+                info = json.loads(content[checkpoint / "checkpoint.json"])
+                sums = {
+                    "config_sha256": sha256(checkpoint / "config.yaml"),
+                    "weights_sha256": sha256(checkpoint / "model.safetensors"),
+                }
+                text = json.dumps(info | sums | {"sha256": ""})
+                (checkpoint / "checkpoint.json").write_text(text, encoding="utf-8")
+            return evaluate(checkpoint, Corpus.open(corpus), "train", device="cpu")
 
         return read
 
@@ -81,10 +131,9 @@ def readers(folder: Path) -> dict[str, Callable[[Path], object]]:
         values = read_yaml(path)
         return resolve(str(values.get("model", "df-erc")), values)
 
-    def as_checkpoint(path: Path) -> object:
-        (checkpoint / "checkpoint.json").write_bytes(path.read_bytes())
-        (checkpoint / "config.yaml").write_text("model: text-only\n", encoding="utf-8")
-        return load_checkpoint(checkpoint)
+    def as_model(path: Path) -> object:
+        model = OnnxModel(Path(path.rename(path.with_suffix(".onnx"))))
+        return model(np.zeros((1, 3), np.float32), [port.name for port in model.outputs])
 
     def as_override(path: Path) -> object:
         return parse_overrides(["training=" + path.read_text(encoding="utf-8", errors="replace")])
@@ -92,18 +141,38 @@ def readers(folder: Path) -> dict[str, Callable[[Path], object]]:
     return {
         "pickles": load_pickle,
         "safetensors, imported": as_features(".safetensors"),
-        "safetensors of a corpus": in_place_of("features/text.safetensors", lambda c: c.features("text")),
+        "safetensors of a corpus": in_place_of("features/text.safetensors", read_all),
         "Parquet, imported": as_features(".parquet"),
-        "Parquet, utterances": in_place_of("utterances.parquet", lambda c: (c.targets, c.folds, c.texts)),
+        "Parquet, utterances": in_place_of("utterances.parquet", read_all),
         "Parquet, media": in_place_of("media.parquet", lambda c: read_sources(c, "visual")),
+        "utterances of the right types": in_place_of("utterances.parquet", read_all),
         "npz": as_features(".npz"),
         "YAML, configs": as_config,
         "YAML, `--set`": as_override,
         "YAML, settings of a benchmark": read_settings,
         "YAML, label maps": read_label_map,
-        "corpus.json": in_place_of("corpus.json", lambda c: [c.features(m) for m in c.modalities]),
-        "checkpoint.json": as_checkpoint,
+        "corpus.json": in_place_of("corpus.json", read_all),
+        "checkpoint.json": as_part_of_checkpoint("checkpoint.json"),
+        "config.yaml of a checkpoint": as_part_of_checkpoint("config.yaml"),
+        "model.safetensors of a checkpoint": as_part_of_checkpoint("model.safetensors"),
+        "ONNX": as_model,
     }
+
+
+def files(reader: str, rng: random.Random, each: int, canary: Path, whole: Honest) -> Files:
+    """Return the hostile files that are for a reader."""
+    deeper: dict[str, Callable[[], Files]] = {
+        "safetensors of a corpus": lambda: feature_tables(rng, each),
+        "utterances of the right types": lambda: conversations(rng, each),
+        "checkpoint.json": lambda: checkpoint_infos(rng, each, read(whole.checkpoint / "checkpoint.json")),
+        "config.yaml of a checkpoint": lambda: configs(rng, each, read(whole.checkpoint / "config.yaml")),
+        "model.safetensors of a checkpoint": lambda: weights(
+            rng, each, read(whole.checkpoint / "model.safetensors")
+        ),
+        "ONNX": lambda: onnx_models(rng, each),
+    }
+    read = Path.read_bytes
+    return deeper[reader]() if reader in deeper else MAKERS[reader.split(",")[0]](rng, each, canary)
 
 
 def outcome(read: Callable[[Path], object], path: Path) -> str:
@@ -116,7 +185,8 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
                 int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
             )
             resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.alarm(PATIENCE * SECONDS)
             try:
                 read(path)
                 said = "handled"
@@ -134,13 +204,15 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
     return said or f"crashed: signal {-status}"
 
 
-def tried(each: int, seed: int, folder: Path) -> Iterator[tuple[str, str, str]]:
+def tried(each: int, seed: int, folder: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Yield (reader, file, outcome) for every reader and every file of its family."""
     torch.set_num_threads(1)
     canary = folder / "canary"
-    for name, read in readers(folder).items():
-        rng = random.Random(seed)
-        for title, content in MAKERS[name.split(",")[0].split(" of ")[0]](rng, each, canary):
+    whole = honest(folder)
+    for name, read in readers(whole).items():
+        if only and name not in only:
+            continue
+        for title, content in files(name, random.Random(seed), each, canary, whole):
             path = folder / "hostile.file"
             path.write_bytes(content)
             yield name, title, outcome(read, path)
@@ -158,10 +230,11 @@ def main() -> None:
     )
     parser.add_argument("--each", type=int, default=300, help="random files per reader")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], help="readers, named as in the table")
     options = parser.parse_args()
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as name:
-        for reader, title, said in tried(options.each, options.seed, Path(name)):
+        for reader, title, said in tried(options.each, options.seed, Path(name), options.only):
             counts.setdefault(reader, Counter())[said.split(":")[0]] += 1
             if said.startswith("crashed"):
                 sys.stderr.write(f"{reader}: {title}: {said}\n")

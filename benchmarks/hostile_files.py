@@ -336,7 +336,8 @@ def utterances() -> pd.DataFrame:
         {
             "dialogue_id": list("aabb"), "utterance_index": [0, 1, 0, 1], "speaker": list("ABAB"),
             "text": ["t"] * 4,
-            "start_ms": [0, 1, 2, 3], "end_ms": [1, 2, 3, 4], "label": list("abab"), "split": ["train"] * 4,
+            "start_ms": [0, 1, 2, 3], "end_ms": [1, 2, 3, 4], "label": list("abab"),
+            "split": ["train", "train", "validation", "validation"],
             "fold": [0, 0, 1, 1], "media": ["m"] * 4,
         }
     )  # fmt: skip
@@ -344,5 +345,5 @@ def utterances() -> pd.DataFrame:
 
 MAKERS: dict[str, Callable[[random.Random, int, Path], Iterator[tuple[str, bytes]]]] = {
     "pickles": pickles, "safetensors": safetensors, "Parquet": parquets, "npz": archives, "YAML": yamls,
-    "corpus.json": manifests, "checkpoint.json": manifests,
+    "corpus.json": manifests,
 }  # fmt: skip

@@ -174,6 +174,12 @@ def test_every_flipped_byte_of_the_weights_is_noticed(own: Path) -> None:
             r"does not fit config.* is \(2, 1, 3\), they say \(2, 1, 2\)",
         ),
         (lambda x: x | {"modalities": {"text": x["modalities"]["text"]}}, "cannot be loaded"),
+        (
+            lambda x: (
+                x | {"modalities": x["modalities"] | {"text": x["modalities"]["text"] | {"width": 2**40}}}
+            ),
+            "more than any model",
+        ),
     ],
 )
 def test_an_edited_manifest(own: Path, edit: Edit, said: str) -> None:

@@ -139,9 +139,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         _fill(pipeline, load_file(weights), path)
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
-    except (SafetensorError, OSError, RuntimeError, FeatureError) as error:
+    except (SafetensorError, OSError, RuntimeError, TypeError, FeatureError) as error:
+        # TypeError: torch's word for sizes that are no numbers of its own (2**70).
         _require_checksum(path / "config.yaml", info.config_sha256)
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
+        raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
     return Checkpoint(path, pipeline.eval(), run, info)
 
 
