@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum, packed_order, speaker_order
+from mmerc.layers.recurrent import (
+    FlatGRU,
+    FlatLSTM,
+    dialogue_of_row,
+    neighbour_sum,
+    packed_order,
+    speaker_order,
+)
 
 DIALOGUES = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -24,13 +31,39 @@ def test_packed_order_runs_through_time_with_the_longest_dialogue_first(lengths:
 
 
 @settings(max_examples=25)
-@given(lengths=DIALOGUES, layers=st.integers(1, 2), seed=st.integers(0, 1000))
-def test_flat_lstm_equals_one_dialogue_at_a_time(lengths: list[int], layers: int, seed: int) -> None:
+@given(lengths=DIALOGUES, layers=st.integers(1, 2), causal=st.booleans(), seed=st.integers(0, 1000))
+def test_recurrences_equal_one_dialogue_at_a_time(
+    lengths: list[int], layers: int, causal: bool, seed: int
+) -> None:
     torch.manual_seed(seed)
-    flat = FlatLSTM(3, 2, layers)
-    x = torch.randn(sum(lengths), 3)
-    expected = torch.cat([flat.rnn(part)[0] for part in x.split(lengths)])
-    torch.testing.assert_close(flat(x, torch.tensor(lengths)), expected, rtol=0, atol=1e-6)
+    for cell in (FlatLSTM, FlatGRU):
+        flat = cell(3, 2, layers, causal=causal)
+        x = torch.randn(sum(lengths), 3)
+        expected = torch.cat([flat.rnn(part)[0] for part in x.split(lengths)])
+        torch.testing.assert_close(flat(x, torch.tensor(lengths)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_blocks_and_packed_steps_are_one_lstm(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    lstm, lengths = FlatLSTM(4, 3, layers=2, causal=causal), torch.tensor([5, 1, 4, 7])
+    x = torch.randn(17, 4, requires_grad=True)
+    found = []
+    for room in (2, 0):
+        monkeypatch.setattr("mmerc.layers.recurrent.ROOM", room)
+        states = lstm(x, lengths)
+        found.append([states, *torch.autograd.grad(states.square().sum(), [x, *lstm.parameters()])])
+    for block, packed in zip(*found, strict=True):
+        torch.testing.assert_close(block, packed, rtol=1e-5, atol=1e-6)
+
+
+def test_dialogues_of_very_unequal_length_are_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = []
+    monkeypatch.setattr(FlatLSTM, "_in_blocks", lambda self, x, lengths: blocks.append(lengths.tolist()))
+    lstm = FlatLSTM(3, 2)
+    for lengths in ([4, 2], [9, 1, 1], [3]):
+        lstm(torch.randn(sum(lengths), 3), torch.tensor(lengths))
+    assert blocks == [[4, 2], [3]]  # [9, 1, 1] would be 27 rows for 11
 
 
 def test_flat_lstm_runs_both_ways_within_a_dialogue_only() -> None:
@@ -45,6 +78,11 @@ def test_flat_lstm_runs_both_ways_within_a_dialogue_only() -> None:
 def test_flat_lstm_drops_between_layers_only() -> None:
     assert FlatLSTM(3, 2, layers=1, dropout=0.5).rnn.dropout == 0
     assert FlatLSTM(3, 2, layers=2, dropout=0.5).rnn.dropout == 0.5
+    for layers in (1, 2):
+        torch.manual_seed(0)
+        flat, x, lengths = FlatLSTM(3, 2, layers, dropout=0.5), torch.randn(6, 3), torch.tensor([4, 2])
+        trained = flat(x, lengths)
+        assert torch.equal(trained, flat.eval()(x, lengths)) == (layers == 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -4,9 +4,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mmerc.layers.padding import Padding, running, to_device
+
+ROOM = 2  # times the utterances: what a padded block may have of rows
 
 
 class FlatRecurrence(nn.Module):
@@ -66,6 +69,42 @@ class FlatLSTM(FlatRecurrence):
     """An LSTM over each dialogue of a flat batch."""
 
     cell = nn.LSTM
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return the state at every utterance; the arguments are those of `FlatRecurrence`."""
+        room = len(lengths) * lengths.max()
+        if x.device.type == "cpu" and not torch.onnx.is_in_onnx_export() and room <= ROOM * len(x):
+            return self._in_blocks(x, lengths)
+        return super().forward(x, lengths)
+
+    def _in_blocks(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the packed order would give, from a padded block for each layer and direction.
+
+        Of these the CPU computes all steps in one kernel, of packed ones step by step. A block for the way
+        back holds each dialogue from its end, so that what pads comes last in both.
+        """
+        rnn, dialogues, steps = self.rnn, len(lengths), int(lengths.max())
+        dialogue = dialogue_of_row(lengths)
+        step = torch.arange(len(x)) - (lengths.cumsum(0) - lengths)[dialogue]
+        rows = [step * dialogues + dialogue]
+        if rnn.bidirectional:
+            rows.append((lengths[dialogue] - 1 - step) * dialogues + dialogue)
+        start = x.new_zeros(1, dialogues, rnn.hidden_size)
+        weights = iter(rnn.all_weights)
+        for layer in range(rnn.num_layers):
+            if layer:
+                x = F.dropout(x, rnn.dropout, self.training)
+            states = []
+            for position in rows:
+                block = x.new_zeros(steps * dialogues, x.shape[1]).index_copy(0, position, x)
+                one_way = torch.lstm(
+                    block.view(steps, dialogues, -1), (start, start), tuple(next(weights)),
+                    has_biases=True, num_layers=1, dropout=0.0, train=self.training,
+                    bidirectional=False, batch_first=False,
+                )  # fmt: skip
+                states.append(one_way[0].flatten(0, 1)[position])
+            x = torch.cat(states, dim=1)
+        return x
 
 
 class FlatGRU(FlatRecurrence):
