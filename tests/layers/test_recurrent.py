@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from mmerc.layers.recurrent import (
     FlatGRU,
     FlatLSTM,
+    FlatRecurrence,
     dialogue_of_row,
     neighbour_sum,
     packed_order,
@@ -43,16 +44,19 @@ def test_recurrences_equal_one_dialogue_at_a_time(
         torch.testing.assert_close(flat(x, torch.tensor(lengths)), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cell", [FlatLSTM, FlatGRU])
 @pytest.mark.parametrize("causal", [False, True])
-def test_blocks_and_packed_steps_are_one_lstm(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_packed_steps_are_one_recurrence(
+    cell: type[FlatRecurrence], causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    lstm, lengths = FlatLSTM(4, 3, layers=2, causal=causal), torch.tensor([5, 1, 4, 7])
+    flat, lengths = cell(4, 3, layers=2, causal=causal), torch.tensor([5, 1, 4, 7])
     x = torch.randn(17, 4, requires_grad=True)
     found = []
     for room in (2, 0):
         monkeypatch.setattr("mmerc.layers.recurrent.ROOM", room)
-        states = lstm(x, lengths)
-        found.append([states, *torch.autograd.grad(states.square().sum(), [x, *lstm.parameters()])])
+        states = flat(x, lengths)
+        found.append([states, *torch.autograd.grad(states.square().sum(), [x, *flat.parameters()])])
     for block, packed in zip(*found, strict=True):
         torch.testing.assert_close(block, packed, rtol=1e-5, atol=1e-6)
 

@@ -1,5 +1,6 @@
 """Recurrence over time on the flat batch."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -16,8 +17,11 @@ class FlatRecurrence(nn.Module):
     """A recurrence over each dialogue of a flat batch, (N, d_in) → (N, 2·hidden).
 
     It runs both ways, with `hidden` units each; a causal one runs forward only, with twice the units, so
-    that the width is the same. The flat rows are permuted straight into the packed (time-major) order, so
-    there is no padding and a dialogue's result does not depend on its neighbours in the batch.
+    that the width is the same. A dialogue's result does not depend on its neighbours in the batch.
+
+    The flat rows are permuted straight into the packed (time-major) order, without padding. On a CPU, where
+    the gradient of each packed step is as large as the whole batch, and where one kernel computes all steps
+    of an LSTM that is not packed, they stand in padded blocks, unless these would be large.
     """
 
     cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
@@ -39,10 +43,43 @@ class FlatRecurrence(nn.Module):
         """
         if torch.onnx.is_in_onnx_export():
             return self._padded(x, lengths)
+        if x.device.type == "cpu" and len(lengths) * int(lengths.max()) <= ROOM * len(x):
+            return self._in_blocks(x, lengths)
         order, batch_sizes = packed_order(lengths)
         order = to_device(order, x.device)
         packed, _ = self.rnn(PackedSequence(x[order], batch_sizes))
         return torch.empty_like(packed.data).index_copy(0, order, packed.data)
+
+    def _in_blocks(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the packed order would give, from a padded block for each layer and direction.
+
+        A block for the way back holds each dialogue from its end, so that what pads comes last in both.
+        """
+        dialogues, dialogue = len(lengths), dialogue_of_row(lengths)
+        step = torch.arange(len(x)) - (lengths.cumsum(0) - lengths)[dialogue]
+        rows = [step * dialogues + dialogue]
+        if self.rnn.bidirectional:
+            rows.append((lengths[dialogue] - 1 - step) * dialogues + dialogue)
+        weights = iter(self.rnn.all_weights)
+        for layer in range(self.rnn.num_layers):
+            if layer:
+                x = F.dropout(x, self.rnn.dropout, self.training)
+            x = torch.cat([self._one_way(x, row, dialogues, next(weights)) for row in rows], dim=1)
+        return x
+
+    def _one_way(self, x: Tensor, row: Tensor, dialogues: int, weights: Sequence[Tensor]) -> Tensor:
+        """Return the states (N, units) of a layer in one direction; x stands at `row` (N,) of a block."""
+        steps = int(row.max()) // dialogues + 1
+        block = x.new_zeros(steps * dialogues, x.shape[1]).index_copy(0, row, x)
+        block = block.view(steps, dialogues, -1)
+        start = x.new_zeros(1, dialogues, self.rnn.hidden_size)
+        # What follows the weights: biases, layers, dropout, training, both ways, dialogues first.
+        how = (tuple(weights), True, 1, 0.0, self.training, False, False)
+        if isinstance(self.rnn, nn.GRU):
+            states = torch.gru(block, start, *how)[0]
+        else:
+            states = torch.lstm(block, (start, start), *how)[0]
+        return states.flatten(0, 1)[row]
 
     def _padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Return what `forward` does, by way of padding: ONNX knows no packed order."""
@@ -69,42 +106,6 @@ class FlatLSTM(FlatRecurrence):
     """An LSTM over each dialogue of a flat batch."""
 
     cell = nn.LSTM
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Return the state at every utterance; the arguments are those of `FlatRecurrence`."""
-        room = len(lengths) * lengths.max()
-        if x.device.type == "cpu" and not torch.onnx.is_in_onnx_export() and room <= ROOM * len(x):
-            return self._in_blocks(x, lengths)
-        return super().forward(x, lengths)
-
-    def _in_blocks(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Return what the packed order would give, from a padded block for each layer and direction.
-
-        Of these the CPU computes all steps in one kernel, of packed ones step by step. A block for the way
-        back holds each dialogue from its end, so that what pads comes last in both.
-        """
-        rnn, dialogues, steps = self.rnn, len(lengths), int(lengths.max())
-        dialogue = dialogue_of_row(lengths)
-        step = torch.arange(len(x)) - (lengths.cumsum(0) - lengths)[dialogue]
-        rows = [step * dialogues + dialogue]
-        if rnn.bidirectional:
-            rows.append((lengths[dialogue] - 1 - step) * dialogues + dialogue)
-        start = x.new_zeros(1, dialogues, rnn.hidden_size)
-        weights = iter(rnn.all_weights)
-        for layer in range(rnn.num_layers):
-            if layer:
-                x = F.dropout(x, rnn.dropout, self.training)
-            states = []
-            for position in rows:
-                block = x.new_zeros(steps * dialogues, x.shape[1]).index_copy(0, position, x)
-                one_way = torch.lstm(
-                    block.view(steps, dialogues, -1), (start, start), tuple(next(weights)),
-                    has_biases=True, num_layers=1, dropout=0.0, train=self.training,
-                    bidirectional=False, batch_first=False,
-                )  # fmt: skip
-                states.append(one_way[0].flatten(0, 1)[position])
-            x = torch.cat(states, dim=1)
-        return x
 
 
 class FlatGRU(FlatRecurrence):
