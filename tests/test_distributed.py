@@ -45,6 +45,8 @@ def together(world: int, work: Callable[[], Any], folder: Path) -> list[Any]:
     def main(number: int) -> None:
         os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "LOCAL_RANK": str(number)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if sys.platform == "linux":  # where the machine's own name cannot be looked up
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         try:
             with joined():
                 torch.save(work(), folder / f"answer-{number}.pt")
