@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from hostile_folders import (
     conversations,
     feature_tables,
     onnx_models,
+    states,
     weights,
 )
 from mmerc.config import parse_overrides, read_yaml
@@ -46,18 +47,28 @@ from mmerc.experiments.benchmark import read_settings
 from mmerc.features.onnx_models import OnnxModel
 from mmerc.media import media_table, read_sources
 from mmerc.models import resolve
-from mmerc.storage import sha256
+from mmerc.storage import append_checksum, sha256
 from mmerc.task import Task
-from mmerc.training import train
+from mmerc.training import Listener, train
 
 SECONDS, PATIENCE, BYTES = 10, 6, 2 << 30  # of work; on the clock so many times as long
 
 
 class Honest(NamedTuple):
-    """What is whole."""
+    """What is whole: a corpus, a run that was cut off after an epoch, a checkpoint; and what the run is."""
 
     corpus: Path
+    run: Path
     checkpoint: Path
+    task: Task
+
+
+class Stopping(Listener):
+    """Cuts a run off after its first epoch."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """End the run."""
+        raise InterruptedError
 
 
 def honest(folder: Path) -> Honest:
@@ -75,10 +86,12 @@ def honest(folder: Path) -> Honest:
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"files": {}, "sha256": ""}), encoding="utf-8")
     corpus = Corpus.open(corpus.path)
-    small = {"network": {"hidden": 6, "context_hidden": 4}, "training": {"epochs": 1}}
+    small = {"network": {"hidden": 6, "context_hidden": 4}, "training": {"epochs": 2}}
     task = Task(corpus, resolve("text-only", small), corpus.split("train"), corpus.split("validation"), 0)
+    with suppress(InterruptedError):
+        train(task, folder / "run", device="cpu", listener=Stopping())
     train(task, folder / "checkpoint", device="cpu")
-    return Honest(corpus.path, folder / "checkpoint")
+    return Honest(corpus.path, folder / "run", folder / "checkpoint", task)
 
 
 def read_all(corpus: Corpus) -> object:
@@ -95,7 +108,7 @@ def read_all(corpus: Corpus) -> object:
 def readers(whole: Honest) -> dict[str, Callable[[Path], object]]:
     """What reads files of each family."""
     corpus, checkpoint = whole.corpus, whole.checkpoint
-    content = {p: p.read_bytes() for f in whole for p in f.rglob("*") if p.is_file()}
+    content = {p: p.read_bytes() for f in whole[:3] for p in f.rglob("*") if p.is_file()}
 
     def in_place_of(name: str, look: Callable[[Corpus], object]) -> Callable[[Path], object]:
         def read(path: Path) -> object:
@@ -123,6 +136,13 @@ def readers(whole: Honest) -> dict[str, Callable[[Path], object]]:
             return evaluate(checkpoint, Corpus.open(corpus), "train", device="cpu")
 
         return read
+
+    def as_state(path: Path) -> object:
+        for other in whole.run.iterdir():
+            other.unlink()
+        append_checksum(path)
+        path.rename(whole.run / "state.pt")
+        return train(whole.task, whole.run, resume=True, device="cpu")
 
     def as_features(suffix: str) -> Callable[[Path], object]:
         return lambda path: read_features(Path(path.rename(path.with_suffix(suffix))))
@@ -155,6 +175,7 @@ def readers(whole: Honest) -> dict[str, Callable[[Path], object]]:
         "checkpoint.json": as_part_of_checkpoint("checkpoint.json"),
         "config.yaml of a checkpoint": as_part_of_checkpoint("config.yaml"),
         "model.safetensors of a checkpoint": as_part_of_checkpoint("model.safetensors"),
+        "state.pt of a run": as_state,
         "ONNX": as_model,
     }
 
@@ -169,6 +190,7 @@ def files(reader: str, rng: random.Random, each: int, canary: Path, whole: Hones
         "model.safetensors of a checkpoint": lambda: weights(
             rng, each, read(whole.checkpoint / "model.safetensors")
         ),
+        "state.pt of a run": lambda: states(rng, each, read(whole.run / "state.pt"), canary),
         "ONNX": lambda: onnx_models(rng, each),
     }
     read = Path.read_bytes

@@ -6,9 +6,11 @@ What is around them is honest, and their checksums are right: a reader gets to w
 import copy
 import io
 import json
+import os
 import random
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -117,6 +119,10 @@ def conversations(rng: random.Random, each: int) -> Files:
         pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), stream, **options)
         return stream.getvalue()
 
+    def no_text(cell: bytes) -> pa.Array:
+        ends = struct.pack("<5i", *(len(cell) * row for row in range(5)))
+        return pa.Array.from_buffers(pa.string(), 4, [None, pa.py_buffer(ends), pa.py_buffer(cell * 4)])
+
     base: dict[str, Any] = {str(name): column for name, column in utterances().to_dict("list").items()}
     numbers = {
         "negative": [-1, -5, -9, -2],
@@ -140,6 +146,9 @@ def conversations(rng: random.Random, each: int) -> Files:
         "path": ["../../../etc/passwd"] * 4,
         "last of Unicode": ["\U0010ffff\ufffe\ufdd0"] * 4,
         "many marks": ["e" + "\u0301" * 50_000] * 4,
+        "a surrogate": no_text(b"\xed\xa0\x80"),
+        "no UTF-8": no_text(b"\xff\xfe"),
+        "cut UTF-8": no_text(b"\xf0\x9f\x98"),
     }
     for field in SCHEMA:
         for title, cells in (numbers if field.type == pa.int64() else texts).items():
@@ -240,6 +249,55 @@ def weights(rng: random.Random, each: int, honest: bytes) -> Files:
     yield "nothing", save({})
     for number in range(each):
         yield f"changed {number}", changed(rng, honest)
+
+
+class Evil:
+    """Makes the canary when a pickle of it is loaded."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.canary}",)
+
+
+def states(rng: random.Random, each: int, honest: bytes, canary: Path) -> Files:
+    """`state.pt` with objects, odd values, another progress, tensors of other shapes and types."""
+
+    def file(value: Any, new: bool = True) -> bytes:
+        stream = io.BytesIO()
+        torch.save(value, stream, _use_new_zipfile_serialization=new)
+        return stream.getvalue()
+
+    base = torch.load(io.BytesIO(honest), weights_only=True)
+    yield "honest", file(base)
+    for new in (True, False):
+        yield f"evil, zip {new}", file(Evil(canary), new)
+        for key in base:
+            yield f"evil {key}, zip {new}", file(base | {key: Evil(canary)}, new)
+    yield "a tensor", file(torch.zeros(3))
+    for title, value in _sample(rng, _odd_values(base), 4 * each):
+        yield title, file(value)
+    for title, value in _sample(rng, _odd_values(json.loads(base["progress"])), 2 * each):
+        yield f"progress: {title}", file(base | {"progress": json.dumps(value)})
+    for text in ("", "[]", "[" * 100_000, '{"epoch": 1}', "1e999", "9" * 5_000):
+        yield f"progress {text[:20]!r}", file(base | {"progress": text})
+    memories = base["optimizer"]["state"]
+    for name, tensor in base["pipeline"].items():
+        others = {
+            "empty": tensor.reshape(-1)[:0],
+            "flags": tensor.bool(),
+            "complex": tensor.to(torch.complex64),
+            "NaN": torch.full_like(tensor, float("nan")),
+            "expanded": tensor.reshape(-1)[:1].expand(tensor.numel()).reshape(tensor.shape),
+            "nowhere": tensor.to("meta"),
+            "sparse": tensor.to_sparse(),
+        }
+        for title, other in others.items():
+            for part in ("pipeline", "best"):
+                yield f"{part}: {name}: {title}", file(base | {part: base[part] | {name: other}})
+            memory = {"state": memories | {0: memories[0] | {"exp_avg": other}}}
+            yield f"memory: {name}: {title}", file(base | {"optimizer": base["optimizer"] | memory})
 
 
 def onnx_models(rng: random.Random, each: int) -> Files:

@@ -14,7 +14,7 @@ from mmerc.config import (
     read_yaml,
 )
 from mmerc.errors import ConfigError
-from mmerc.models import resolve
+from mmerc.models import build_pipeline, resolve
 
 TREES = st.recursive(
     st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
@@ -160,6 +160,18 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand() -> None:
             build(RunConfig, {"model": "x", "training": {"class_weights": {"joy": value, "anger": 1}}})
     with pytest.raises(ConfigError, match=r"network\.beta must be a finite number"):
         resolve("df-erc", {"network": {"beta": float("nan")}})
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**70), 10**300, 3.5e38, 10**400])
+def test_numbers_beyond_32_bits_are_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"network\.(hidden|beta) must be (a finite number, of|above 0)"):
+        resolve("df-erc", {"network": {"hidden" if isinstance(value, int) else "beta": value}})
+
+
+def test_sizes_beyond_torch_are_refused() -> None:
+    run = resolve("text-only", {"network": {"context_hidden": 2**31 - 1}})  # whose square is beyond 64 bits
+    with pytest.raises(ConfigError, match=r"text-only of these sizes cannot be built \("):
+        build_pipeline(run, {"text": 5}, 3)
 
 
 def test_no_modality_at_all_is_refused() -> None:

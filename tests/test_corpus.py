@@ -286,6 +286,21 @@ def test_a_table_with_other_columns(own: Path) -> None:
         Corpus.open(own)
 
 
+@pytest.mark.parametrize("name", ["dialogue_id", "text", "label"])
+@pytest.mark.parametrize("cell", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["no UTF-8", "a surrogate"])
+def test_text_that_is_not_utf8_is_refused(own: Path, name: str, cell: bytes) -> None:
+    table = pq.read_table(own / "utterances.parquet")
+    ends = np.arange(len(table) + 1, dtype=np.int32) * len(cell)
+    cells = [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(cell * len(table))]
+    column = pa.Array.from_buffers(pa.string(), len(table), cells)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index(name), name, column), own / "utterances.parquet"
+    )
+    seal(own)
+    with pytest.raises(CorpusError, match=r"utterances\.parquet cannot be read \(.*UTF8.*import the corpus"):
+        Corpus.open(own)
+
+
 @pytest.mark.parametrize("name", ["dialogue_id", "utterance_index"])
 def test_rows_without_a_place_are_refused(own: Path, name: str) -> None:
     frame = pd.read_parquet(own / "utterances.parquet").astype({name: object})

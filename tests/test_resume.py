@@ -17,6 +17,7 @@ from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import TrainingError
 from mmerc.models import MODELS
+from mmerc.run_state import write_state
 from mmerc.training import Listener, Trainer, train
 from tiny import LABELS, config, make_bert, tables, task, write, written
 
@@ -296,6 +297,71 @@ def test_a_damaged_state_is_refused(corpus: Corpus, tmp_path: Path, damage: Call
         TrainingError, match=r"state\.pt cannot be read \(.*delete the folder and start again"
     ):
         train(task(corpus, run), tmp_path, resume=True)
+    assert files(tmp_path) == before
+
+
+def _tensors(part: str, change: Callable[[torch.Tensor], object]) -> Callable[[dict[str, Any]], Any]:
+    return lambda s: s | {part: {name: change(tensor) for name, tensor in s[part].items()}}
+
+
+def _memory(change: Callable[[torch.Tensor], object]) -> Callable[[dict[str, Any]], Any]:
+    def changed(state: dict[str, Any]) -> Any:
+        kept = state["optimizer"]["state"]
+        other = {n: {k: change(tensor) for k, tensor in kept[n].items()} for n in kept}
+        return state | {"optimizer": state["optimizer"] | {"state": other}}
+
+    return changed
+
+
+def _progress(**values: object) -> Callable[[dict[str, Any]], Any]:
+    return lambda s: s | {"progress": json.dumps(json.loads(s["progress"]) | values)}
+
+
+OTHERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a tensor": lambda s: torch.zeros(3),
+    "a list": lambda s: [s],
+    "no identity": lambda s: {k: v for k, v in s.items() if k != "identity"},
+    "no pipeline": lambda s: s | {"pipeline": None},
+    "fewer tensors": lambda s: s | {"best": {}},
+    "other shapes": _tensors("pipeline", lambda x: x[None]),
+    "other types": _tensors("best", lambda x: x.to(torch.complex64)),
+    "nowhere": _tensors("pipeline", lambda x: x.to("meta")),
+    "no tensors": _tensors("average", lambda x: "x"),
+    "no average": lambda s: s | {"average": None},
+    "memory of other shapes": _memory(lambda x: torch.zeros(7)),
+    "memory that is none": _memory(lambda x: 1.0),
+    "memory of none": lambda s: s | {"optimizer": {"state": {-1: {}}}},
+    "no memory": lambda s: s | {"optimizer": []},
+    "steps": lambda s: s | {"schedule": "x"},
+    "endless steps": lambda s: s | {"schedule": 2**70},
+    "no progress": lambda s: s | {"progress": None},
+    "endless nesting": lambda s: s | {"progress": "[" * 100_000},
+    "another epoch": _progress(epoch=2**70),
+    "no best epoch": _progress(best_epoch=0),
+    "epochs in words": _progress(epoch="many"),
+    "no history": _progress(history=[]),
+    "a history of nothing": _progress(history=[{}]),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with averaged weights that stopped in its second epoch."""
+    out = tmp_path_factory.mktemp("begun")
+    stop(corpus, config("text-only", epochs=3, ema_decay=0.9), out, 2)
+    return out / "state.pt"
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_a_whole_state_of_something_else_is_refused(
+    corpus: Corpus, begun: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    write_state(tmp_path / "state.pt", change(torch.load(begun, weights_only=True)))
+    before = files(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"state\.pt cannot be read \(.+\): delete the folder and start again"
+    ):
+        train(task(corpus, config("text-only", epochs=3, ema_decay=0.9)), tmp_path, resume=True)
     assert files(tmp_path) == before
 
 

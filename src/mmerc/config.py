@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -15,6 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from mmerc.errors import ConfigError
 
 T = TypeVar("T")
+
+# What 32 bits hold: of what is counted, and of what torch computes with.
+LARGEST_COUNT, LARGEST_NUMBER = 2**31 - 1, 3.4e38
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,7 +120,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """Build the dataclass `cls` from a mapping, its types checked.
 
     Raises:
-        ConfigError: an unknown key (the nearest valid one is named), a value of a wrong type, or not finite.
+        ConfigError: an unknown key (the nearest valid one is named), a wrong type, or too large a number.
     """
     _check_keys(cls, values, where)
     try:
@@ -128,8 +130,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         path = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
     for path, number in _numbers(vars(built)):
-        if not math.isfinite(number):
-            raise ConfigError(f"{where}: {path} must be a finite number, not {number}")
+        largest = LARGEST_COUNT if isinstance(number, int) else LARGEST_NUMBER
+        if not -largest <= number <= largest:  # nor is NaN
+            raise ConfigError(f"{where}: {path} must be a finite number, of {largest} at most")
     return built
 
 

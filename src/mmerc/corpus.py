@@ -103,7 +103,7 @@ class Corpus:
             frame = _read_table(table_path)
         except FileNotFoundError:
             raise CorpusError(f"{table_path} is missing: import the corpus again") from None
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
+        except (pa.ArrowException, KeyError, OSError) as error:
             raise CorpusError(f"{table_path} cannot be read ({error}): import the corpus again") from None
         if frame.empty:
             raise CorpusError(f"{table_path} holds no utterances")
@@ -362,7 +362,11 @@ def _read_table(path: Path) -> pd.DataFrame:
     """Read the utterances column by column: a corpus of millions must not be in memory twice."""
     file = pq.ParquetFile(path)
     kinds = {pa.int64(): pd.Int64Dtype()}.get
-    columns = {f.name: file.read([f.name])[f.name].cast(f.type).to_pandas(types_mapper=kinds) for f in SCHEMA}
+    columns = {}
+    for field in SCHEMA:
+        column = file.read([field.name])[field.name].cast(field.type)
+        column.validate(full=True)  # that text is UTF-8: nothing else looks
+        columns[field.name] = column.to_pandas(types_mapper=kinds)
     return pd.DataFrame(columns, copy=False)
 
 

@@ -61,11 +61,14 @@ def read_sources(
         CorpusError: the corpus does not say where its media are, or the root is missing.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
     path = corpus.path / "media.parquet"
     try:
         require_intact(corpus.path, corpus.manifest, path.name)
-        table = pd.read_parquet(path).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+        stored = pq.read_table(path)
+        stored.validate(full=True)  # that text is UTF-8: nothing else looks
+        table = stored.to_pandas().reindex(columns=list(COLUMNS)).astype(COLUMNS)
     except FileNotFoundError:
         raise CorpusError(
             f"{corpus.path} does not say where its media are: make it with `mmerc extract SOURCE --out DIR`"

@@ -9,7 +9,7 @@ they do together is what one process does with the whole batch, dropout apart, w
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmerc.batch import Batch, Examples, drop_modalities, length_buckets, uncounted
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
-from mmerc.config import TrainingConfig
 from mmerc.corpus import Modality, slice_rows
 from mmerc.distributed import from_first, processes, rank, total
 from mmerc.errors import TrainingError
@@ -38,26 +37,22 @@ from mmerc.optimization import (
     mixed_precision,
     return_large_blocks,
 )
-from mmerc.run_state import fingerprint, read_state, write_state
+from mmerc.run_state import (
+    Progress,
+    fingerprint,
+    fitting,
+    parse_progress,
+    read_state,
+    refusing,
+    restore_optimizer,
+    restore_scaler,
+    write_state,
+)
 from mmerc.storage import exclusive, write_text
 from mmerc.task import Dialogues, Task, class_weights
 
 # Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
 CONSTANT_GATE = 0.05
-
-
-@dataclass
-class Progress:
-    """What a run has reached; with the tensors of `state.pt` it is all that resuming needs."""
-
-    epoch: int = 0  # epochs finished
-    best_epoch: int = 0
-    best_score: float = -1.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def finished(self, config: TrainingConfig) -> bool:
-        """Return whether the last epoch or the end of patience is reached."""
-        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
 
 
 class Listener:
@@ -330,20 +325,22 @@ class Trainer:
         """Go on from what `save` wrote.
 
         Raises:
-            TrainingError: the file is damaged, or belongs to a run of another config, corpus or seed.
+            TrainingError: the file is no whole state, or belongs to a run of another config, corpus or seed.
         """
-        state = read_state(path, self.device)
-        if state["identity"] != self._identity():
-            raise TrainingError(
-                f"{path} belongs to another run (config, corpus, its data, split or seed differ): "
-                "resume with the same arguments, or use another --out"
-            )
-        self.pipeline.load_state_dict(state["pipeline"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]
-        self.scaler.load_state_dict(state["scaler"])
-        self.average, self.best = state["average"], state["best"]
-        self.progress = Progress(**json.loads(state["progress"]))
+        state, identity = read_state(path, self.device), self._identity()
+        with refusing(path):
+            if state["identity"] != identity:
+                raise TrainingError(
+                    f"{path} belongs to another run (config, corpus, its data, split or seed differ): "
+                    "resume with the same arguments, or use another --out"
+                )
+            like = self.pipeline.state_dict()
+            self.pipeline.load_state_dict(fitting(state["pipeline"], like))
+            restore_optimizer(self.optimizer, self.schedule, state["optimizer"], state["schedule"])
+            restore_scaler(self.scaler, state["scaler"])
+            self.average = None if self.average is None else fitting(state["average"], like)
+            self.best = fitting(state["best"], like)
+            self.progress = parse_progress(state["progress"])
 
     def _identity(self) -> str:
         """What must be the same for a resumed run to be the same run."""

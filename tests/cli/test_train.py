@@ -226,6 +226,11 @@ def test_a_model_that_does_not_exist(training: Command) -> None:
         (["--device", "gpu"], ["device 'gpu' cannot be used"]),
         (["--config", "missing.yaml"], ["missing.yaml does not exist"]),
         (["--set", "training.precision=fp16"], ["fp16 needs a CUDA device"]),
+        (["--set", f"network.hidden={2**70}"], ["network.hidden must be a finite number, of 2147483647 at"]),
+        (["--set", "training.epochs=1e400"], ["training.epochs", "finite number"]),
+        (["--set", f"training.batch_size={10**30}"], ["training.batch_size must be a finite number"]),
+        (["--set", f"training.batch_utterances={10**30}"], ["training.batch_utterances must be a finite"]),
+        (["--set", "training.feature_clip=1e300"], ["training.feature_clip must be a finite number"]),
     ],
     ids=lambda x: x[-1] if isinstance(x, list) else None,
 )

@@ -1,10 +1,14 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmerc.corpora.label_maps import read_label_map
 from mmerc.corpora.recording import import_recordings
+from mmerc.corpus import Corpus
 from mmerc.errors import ConversationError, CorpusError
+from mmerc.manifest import seal
 from mmerc.media import Source, read_sources
 
 LINES = "start,end,speaker,text,label\n0,1.5,Ann,Hello.,joy\n2,3.25,Ben,Go away.,anger\n"
@@ -99,3 +103,15 @@ def test_whisperx_segments_are_utterances(tmp_path):
     (tmp_path / "x.wav").touch()
     corpus = import_recordings([(tmp_path / "x.wav", tmp_path / "x.json")], tmp_path / "out")
     assert read_sources(corpus, "audio") == [Source(tmp_path / "x.wav", 500, 1250)]
+
+
+def test_a_media_table_with_text_that_is_no_utf8_is_refused(tmp_path):
+    corpus = import_recordings([_pair(tmp_path)], tmp_path / "out")
+    path = corpus.path / "media.parquet"
+    ends, cells = pa.array([0, 2, 4], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe\xff\xfe")
+    files = pa.Array.from_buffers(pa.string(), 2, [None, ends, cells])
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("audio_file"), "audio_file", files), path)
+    seal(corpus.path)
+    with pytest.raises(CorpusError, match=r"media\.parquet cannot be read \(.*UTF8.*extract the corpus"):
+        read_sources(Corpus.open(corpus.path), "audio")

@@ -24,6 +24,9 @@ def test_every_hostile_file_is_refused_or_handled(tmp_path: Path) -> None:
     assert len(outcomes) > 1000
     assert [outcome for outcome in outcomes if outcome[2] not in ("refused", "handled")] == []
     assert {said for name, title, said in outcomes if name == "pickles" and ": " in title} == {"refused"}
+    states = {title: said for name, title, said in outcomes if name == "state.pt of a run"}
+    assert states["honest"] == "handled"
+    assert {said for title, said in states.items() if title.startswith("evil")} == {"refused"}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.processes import side_by_side
+from mmerc.run_state import Progress
 from mmerc.task import Task
-from mmerc.training import Listener, Progress, train
+from mmerc.training import Listener, train
 
 
 class Run(NamedTuple):

@@ -137,8 +137,17 @@ def build_pipeline(
     encoder: TextEncoder | None = None,
     class_weights: Tensor | None = None,
 ) -> Pipeline:
-    """Build the untrained pipeline of a resolved config; `widths` maps each modality to d_m."""
+    """Build the untrained pipeline of a resolved config; `widths` maps each modality to d_m.
+
+    Raises:
+        ConfigError: a setting is not allowed, or the sizes are beyond torch or the memory.
+    """
     entry = find(run.model)
-    network = entry.network(build(entry.config, run.network, "network"), widths, num_classes, class_weights)
+    settings = build(entry.config, run.network, "network")
+    try:
+        network = entry.network(settings, widths, num_classes, class_weights)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # Python and torch have all four
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{run.model} of these sizes cannot be built ({reason:.200})") from error
     clip = run.training.feature_clip if run.training.standardize else None
     return Pipeline(network, widths, encoder, clip)
