@@ -1,6 +1,8 @@
 """`mmerc train`: one config on one corpus, over seeds and folds."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,20 +66,11 @@ def train(
         console.quiet = not first
         from_first(lambda: require_free(out, runs))
         console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
-        try:
-            records = train_runs(
-                corpus, run_config, runs, jobs, resume, device, tensorboard=tensorboard and first
-            )
-        except KeyboardInterrupt:
-            sys.stderr.write(
-                "interrupted: the same command with --resume goes on after the last whole epoch\n"
-            )
-            raise
+        with _resumable():
+            records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard and first)
     if not first:
         return
-    console.print(_table(records, out))
-    for text in _warnings(records):
-        console.print(f"[yellow]warning:[/] {text}")
+    _show(records, out)
     if cross_validate:
         from mmerc.cli.evaluate import show_evaluations
         from mmerc.evaluation import evaluate
@@ -85,6 +78,16 @@ def train(
         show_evaluations(evaluate(out, opened, device=device), f"{name} on {opened.name}, pooled test folds")
     else:
         console.print(f"next: mmerc evaluate {out} --corpus {corpus}")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say what to do after an interruption."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: the same command with --resume goes on after the last whole epoch\n")
+        raise
 
 
 def train_runs(
@@ -160,6 +163,13 @@ def _tensorboard_writer(folder: Path) -> Any:
     except ImportError:
         raise ConfigError("--tensorboard needs TensorBoard: pip install 'mmerc[tensorboard]'") from None
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _show(records: dict[str, dict[str, Any]], out: Path) -> None:
+    """Print the scores of the chosen epochs, and what is suspicious about them."""
+    console.print(_table(records, out))
+    for text in _warnings(records):
+        console.print(f"[yellow]warning:[/] {text}")
 
 
 def _table(records: dict[str, dict[str, Any]], out: Path) -> Table:
