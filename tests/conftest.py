@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,22 @@ def iemocap_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from studio import shared
 
     return shared(tmp_path_factory, "IEMOCAP_full_release", iemocap_tree)
+
+
+@pytest.fixture(scope="module")  # while it is there, no other test of the process can have an event loop
+def browser() -> Iterator[object]:
+    """Return headless Chromium: that of `MMERC_CHROMIUM`, or one on the path."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("MMERC_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium on the path, and MMERC_CHROMIUM names none")
+    root = os.name == "posix" and os.geteuid() == 0
+    with api.sync_playwright() as playwright:
+        # Its sandbox does not start for root.
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
+        yield chromium
+        chromium.close()
 
 
 # The files that take longest begin first: begun last, one of them would keep the others waiting.

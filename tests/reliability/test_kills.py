@@ -28,6 +28,7 @@ from mmerc.checkpoint import load_checkpoint
 from mmerc.corpora.checking import check
 from mmerc.corpus import Corpus
 from mmerc.manifest import read_manifest
+from mmerc.storage import LOCK
 from tiny import in_this_process, make_bert, write, written
 
 SEED = 2026
@@ -134,7 +135,9 @@ def corpus_content(folder: Path) -> Any:
 def runs_content(folder: Path) -> Any:
     runs = sorted(p.parent for p in folder.rglob("state.pt"))
     tables = {p.name: p.read_bytes() for p in folder.rglob("test.parquet")}
-    return [written(run) for run in runs], tables, [p.name for p in folder.rglob(".*")]
+    # Killed as the very last thing, a finished run keeps its lock, which locks nothing.
+    litter = [p.name for p in folder.rglob(".*") if p.name != LOCK]
+    return [written(run) for run in runs], tables, litter
 
 
 def sound(folder: Path) -> tuple[Path, Path]:

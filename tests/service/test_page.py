@@ -1,8 +1,6 @@
-"""The page in a browser. `MMERC_CHROMIUM` names one that is not on the path."""
+"""The page in a browser."""
 
-import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +21,6 @@ from mmerc.service.settings import Settings
 SAID = (
     "Ann: oh no, the train is late\nBen: late again\nAnn: great, the train is here!\n<b>: fine & <i>late</i>"
 )
-BROWSER = os.environ.get("MMERC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def test_the_files_of_the_page(client: TestClient) -> None:
@@ -121,17 +118,6 @@ def serve(reader: Recognizer, temporary: Path, **settings: Any) -> Iterator[str]
         yield f"http://127.0.0.1:{place.getsockname()[1]}"
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no chromium on the path, and MMERC_CHROMIUM names none")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER)
-        yield browser
-        browser.close()
 
 
 Open = Callable[..., Any]
