@@ -49,7 +49,7 @@ PUBLICATIONS = {
                     "shift_share": 0.4364,
                 },
                 "training": {"batch_size": 32},
-            }
+            },
         },
         published={"meld": 15.5, "iemocap": 24.0},
         memory_limits={"iemocap": 3.0},
