@@ -95,7 +95,9 @@ def _panels(history: pd.DataFrame) -> Figure:
     figure = new_figure(7.0, 1.5 * rows + 0.4)
     for position, model in enumerate(models):
         axes = figure.add_subplot(rows, columns, position + 1)
-        for shape, of_shape in history[history["model"] == model].groupby("shape"):
+        of_model = history[history["model"] == model]
+        longest = of_model.groupby(["shape", "preset"], dropna=False).size().max()
+        for shape, of_shape in of_model.groupby("shape"):
             style = looks[str(shape)]
             for preset, group in of_shape.groupby("preset", dropna=False, sort=False):
                 published = model in PUBLICATIONS and preset == PUBLICATIONS[model].preset
@@ -107,8 +109,8 @@ def _panels(history: pd.DataFrame) -> Figure:
             if model in PUBLICATIONS and shape in PUBLICATIONS[model].limits:
                 limit = PUBLICATIONS[model].limits[shape]
                 axes.axhline(limit, color=style.color, linewidth=0.6, linestyle=":")
-        axes.set(title=model, ylim=(0, 1.05 * axes.get_ylim()[1]))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(title=model, xlim=(0.5, longest + 0.5), ylim=(0, 1.05 * axes.get_ylim()[1]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = [
         Line2D([], [], color=style.color, marker=style.marker, linestyle=style.line)
         for style in looks.values()
