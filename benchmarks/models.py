@@ -43,7 +43,7 @@ KIBIBYTES = 1 / 1024 if sys.platform == "darwin" else 1.0  # in a unit of ru_max
 
 
 # PyTorch knows how much the attention kernels of GPUs compute, not those of the CPU, nor the LSTM kernel that
-# it takes for dialogues of equal length (others are single products, which it sees).
+# computes a padded block (packed steps are single products, which it sees). What pads a block counts.
 @register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # untyped in torch

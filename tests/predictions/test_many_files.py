@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -104,15 +104,16 @@ def test_what_is_not_found(tmp_path: Path) -> None:
 
 def test_each_result_is_that_of_its_file_alone(chats: Path, trained: Path, tmp_path: Path) -> None:
     recognizer = load(trained, "cpu")
-    for form in ("json", "csv"):
+    forms: tuple[Literal["json", "csv"], ...] = ("json", "csv")
+    for form in forms:
         out = tmp_path / "out" / form
-        outcomes = list(predict_files(find_inputs([chats]), Setup(out, trained, form)))  # type: ignore[arg-type]
+        outcomes = list(predict_files(find_inputs([chats]), Setup(out, trained, form)))
         assert became(outcomes) == dict.fromkeys(ALL, "made")
         assert {p.name for p in out.iterdir()} == {INDEX, *(f"{name}.{form}" for name in ALL)}
         for name in ALL:
             found = recognizer.predict_many(read_transcript(chats / f"{name}.jsonl"))
             text = (out / f"{name}.{form}").read_text(encoding="utf-8")
-            assert text == write_predictions(found, form)  # type: ignore[arg-type]
+            assert text == write_predictions(found, form)
     (first, *_) = outcomes
     assert first.utterances >= first.present["text"] > 0
 
