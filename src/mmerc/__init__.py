@@ -8,6 +8,7 @@ for utterance, emotion in recognizer.predict(mmerc.read_transcript("chat.txt")[0
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     # On first use only, so that `mmerc --help` does not wait for torch.
+    if name == "__version__":
+        return importlib.metadata.version("mmerc")
     if name not in _HOME:
         raise AttributeError(f"module 'mmerc' has no attribute {name!r}")
     return getattr(importlib.import_module(f"mmerc.{_HOME[name]}"), name)
