@@ -78,7 +78,7 @@ def conversations(given: Given) -> list[Conversation]:
         return _of_list(given)
     if _is_table(given):
         return _of_rows(_table_rows(given))
-    raise ConversationError(f"{_kind(given)} is no conversation: {FORMS}")
+    raise ConversationError(f"{_kind(given)} is not a conversation: {FORMS}")
 
 
 def several(given: Any) -> list[Conversation]:
@@ -146,13 +146,13 @@ def _of_text(text: str) -> Conversation:
             f"[('', {short(text)})]"
         )
     if not text.strip():
-        raise ConversationError("an empty text: nothing is said in it")
+        raise ConversationError("an empty text: there is nothing to predict")
     return _of_rows(list(plain_rows(_NAME, text)))[0]
 
 
 def _of_list(items: Sequence[Any]) -> list[Conversation]:
     if not items:
-        raise ConversationError(f"an empty list: nothing is said in it; {FORMS}")
+        raise ConversationError("an empty list: there is nothing to predict")
     kinds = [_kind_of_item(number, item) for number, item in enumerate(items, start=1)]
     if odd := next((i for i, kind in enumerate(kinds) if kind is not kinds[0]), None):
         raise ConversationError(
@@ -201,7 +201,7 @@ def _kind_of_item(number: int, item: Any) -> type:
     if isinstance(item, list | tuple):
         if len(item) == 2 and isinstance(item[0], str | None) and isinstance(item[1], str):
             return tuple
-        raise ConversationError(f"item {number}: {short(item)} is no pair of a speaker and a text")
+        raise ConversationError(f"item {number}: {short(item)} is not a pair of a speaker and a text")
     if isinstance(item, Conversation | PathLike) or _is_table(item):
         raise ConversationError(
             f"item {number} is {_kind(item)}: predict_many takes a list of conversations, predict takes one"
@@ -230,10 +230,9 @@ def _table_rows(table: "pd.DataFrame") -> list[Row]:
 
 def _of_rows(rows: Sequence[Row]) -> list[Conversation]:
     if not rows:
-        raise ConversationError("nothing is said in it: it holds no utterances")
+        raise ConversationError("no utterances: there is nothing to predict")
     return gathered(_NAME, rows)
 
 
 def _kind(value: Any) -> str:
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return "None" if value is None else f"a value of type {type(value).__name__}"

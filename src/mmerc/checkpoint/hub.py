@@ -7,13 +7,17 @@ import importlib.metadata
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmerc.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-_LIBRARY = "mmerc"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _OFFLINE = "HF_HUB_OFFLINE is set, and it is not in the cache: unset it, or fetch the model first"
 _log = logging.getLogger(__name__)
 
@@ -36,17 +40,30 @@ def fetch(name: str, files: Sequence[str], revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such repository, revision or file, or the Hub is not reached.
     """
-    from huggingface_hub import hf_hub_download
-
     _log.info("%s: fetching %s from the Hugging Face Hub, unless it is in the cache", name, ", ".join(files))
-    release = importlib.metadata.version("mmerc")
     at = f" at revision {revision}" if revision else ""
     with _explained(f"there is no folder {name} here, and on the Hugging Face Hub no {name}{at} can be had"):
-        found = [
-            hf_hub_download(name, file, revision=revision, library_name=_LIBRARY, library_version=release)
-            for file in files
-        ]
-    return Path(found[0].removesuffix(files[0]))
+        folder = Path(_first(name, files[0], revision).removesuffix(files[0]))
+        for file in files[1:]:  # of the same commit, whatever is pushed meanwhile
+            _api().hf_hub_download(name, file, revision=folder.name)
+    return folder
+
+
+def _first(name: str, file: str, revision: str | None) -> str:
+    """Fetch a file; where nobody answers, look into the cache at once: a download would try for long."""
+    from huggingface_hub import errors
+
+    api = _api()
+    if revision is None or not _COMMIT.fullmatch(revision):  # a commit may be in the cache
+        try:
+            api.model_info(name, revision=revision, timeout=10)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except Exception:  # of whatever stands between here and the Hub
+            with suppress(errors.LocalEntryNotFoundError):
+                return api.hf_hub_download(name, file, revision=revision, local_files_only=True)
+            raise
+    return api.hf_hub_download(name, file, revision=revision)
 
 
 def put(name: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
@@ -56,11 +73,11 @@ def put(name: str, files: Mapping[str, Path | bytes], message: str, private: boo
         CheckpointError: `name` is no name, the Hub is not reached, or does not let this user write; or a
             repository that everybody can read is there, and `private` was asked for.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd
 
     if not is_name(name):
         raise CheckpointError(f"{name!r} is not the name of a model on the Hub: expected name/model")
-    api = HfApi(library_name=_LIBRARY, library_version=importlib.metadata.version("mmerc"))
+    api = _api()
     with _explained(f"{name} cannot be put on the Hugging Face Hub"):
         address = api.create_repo(name, private=private, exist_ok=True)
         if private and not api.model_info(name).private:
@@ -68,6 +85,12 @@ def put(name: str, files: Mapping[str, Path | bytes], message: str, private: boo
         additions = [CommitOperationAdd(path, content) for path, content in files.items()]
         api.create_commit(name, additions, commit_message=message)
     return str(address)
+
+
+def _api() -> "HfApi":
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="mmerc", library_version=importlib.metadata.version("mmerc"))
 
 
 @contextmanager
