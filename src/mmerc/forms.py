@@ -142,7 +142,7 @@ def _of_file(path: Path) -> list[Conversation]:
 def _of_text(text: str) -> Conversation:
     if looks_like_a_path(text):
         raise ConversationError(
-            f"{text} does not exist. If it is no path but what somebody said, hand in a pair: "
+            f"{text.strip()} does not exist. If it is no path but what somebody said, hand in a pair: "
             f"[('', {short(text)})]"
         )
     if not text.strip():
