@@ -18,6 +18,6 @@ def in_notebook(shown: Prediction | Explanation) -> str:
     explanation = shown if isinstance(shown, Explanation) else Explanation(shown, ((),) * len(shown))
     page = escape(render_report([explanation]))
     return (
-        f'<iframe title="{TITLE}" sandbox="allow-scripts allow-downloads" '
+        f'<iframe title="{TITLE}" sandbox="allow-scripts" '
         f'style="width:100%;height:{HEIGHT}px;border:0" srcdoc="{page}"></iframe>'
     )
