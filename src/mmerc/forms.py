@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast
 
 from mmerc.conversation import Conversation, Utterance
 from mmerc.corpora.recording import PICTURES, SOUND
@@ -29,10 +29,11 @@ from mmerc.transcripts.rows import Row, known_fields, short
 if TYPE_CHECKING:
     import pandas as pd
 
-Given: TypeAlias = (
-    "Conversation | str | PathLike[str] | pd.DataFrame | Sequence[str] | Sequence[tuple[str | None, str]]"
-    " | Sequence[Mapping[str, Any]] | Sequence[Utterance]"
-)
+Turn: TypeAlias = (
+    str | tuple[str | None, str] | Mapping[str, Any] | Utterance
+)  # a list holds one kind of them
+Given: TypeAlias = "Conversation | str | PathLike[str] | pd.DataFrame | Sequence[Turn]"
+Several: TypeAlias = "Conversation | str | PathLike[str] | pd.DataFrame | Sequence[Given]"
 
 FORMS: Final = (
     "expected a path, a text, a list of texts, of (speaker, text) pairs, of dicts like "
@@ -81,14 +82,14 @@ def conversations(given: Given) -> list[Conversation]:
     raise ConversationError(f"{_kind(given)} is not a conversation: {FORMS}")
 
 
-def several(given: Any) -> list[Conversation]:
+def several(given: Several) -> list[Conversation]:
     """Read the conversations of a list, each in any form, or all that a path or a DataFrame holds.
 
     Raises:
         ConversationError: as `conversation`, for an item of the list; says which.
     """
     if not isinstance(given, list | tuple):
-        return conversations(given)
+        return conversations(cast("Given", given))
     found = []
     for number, item in enumerate(given, start=1):
         try:

@@ -23,7 +23,7 @@ from mmerc.extraction.measuring import Meter
 from mmerc.features.extractors import NO_FILES, Files, again
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.features.text import TextEncoder
-from mmerc.forms import Given
+from mmerc.forms import Given, Several
 from mmerc.metrics import Scores
 from mmerc.optimization import choose_device
 from mmerc.shipped import DEFAULT
@@ -153,7 +153,7 @@ class Recognizer:
         modalities = {m: replace(c, absent=why.get(m, "")) for m, c in prediction.modalities.items()}
         return replace(prediction, modalities=modalities)
 
-    def predict_many(self, conversations: "Given | Sequence[Given]") -> list[Prediction]:
+    def predict_many(self, conversations: Several) -> list[Prediction]:
         """Return the predictions of several conversations, computed together; see `predict`.
 
         Args:

@@ -18,9 +18,9 @@ Given = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CHECKPOINT] CONVERSATION",
-        help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
-        "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
-        "audio or video recording.",
+        help="A checkpoint folder, a model in the box (`meld-text` if none is named) or on the Hugging Face "
+        "Hub (`name/model`), and a transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` "
+        "lines, …) or, with --transcript, an audio or video recording.",
     ),
 ]
 Transcript = Annotated[
