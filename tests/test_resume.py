@@ -195,7 +195,7 @@ def _within_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("mmerc.checkpoint.model_card", never)
+    monkeypatch.setattr("mmerc.checkpoint.folder.model_card", never)
 
 
 @pytest.mark.parametrize(

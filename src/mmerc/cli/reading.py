@@ -18,9 +18,9 @@ Given = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CHECKPOINT] CONVERSATION",
-        help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
-        "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …) or, with --transcript, an "
-        "audio or video recording.",
+        help="A checkpoint folder, a model in the box (`meld-text` if none is named) or on the Hugging Face "
+        "Hub (`name/model`), and a transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` "
+        "lines, …) or, with --transcript, an audio or video recording.",
     ),
 ]
 Transcript = Annotated[
@@ -59,20 +59,20 @@ def answer(
     cache: Path | None,
 ) -> Answer:
     """Predict what the arguments name, and say on stderr what was used."""
+    from mmerc import forms
     from mmerc.features.extractors import Files
-    from mmerc.recognizer import load, read_conversation, refuse_recording
-    from mmerc.transcripts import read_transcript
+    from mmerc.recognizer import load
 
     checkpoint, conversation = _checkpoint_and_conversation(given)
+    # Before the model, which may have to be downloaded.
+    spoken = forms.conversations(conversation) if transcript is None else [forms.conversation(transcript)]
     recognizer = load(checkpoint, device)
     if transcript is None:
-        refuse_recording(conversation)
-        predictions = recognizer.predict_many(read_transcript(conversation))
+        predictions = recognizer.predict_many(spoken)
     else:
-        spoken = read_conversation(transcript)
         with metering(jobs, "processes", cache) as meter:
             files = Files(weights, face_detector)
-            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
+            predictions = [recognizer.predict_recording(spoken[0], conversation, meter, files)]
     _tell_what_was_used(predictions)
     return Answer(recognizer, predictions, None if transcript is None else conversation)
 
@@ -86,6 +86,11 @@ def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     if any(file.exists() for file in inside) or (str(first) in SHIPPED and not first.is_file()):
         return first, given[1:]
     if not first.exists():
+        from mmerc.checkpoint import checkpoint_folder, hub
+
+        called = _called(first)
+        if len(given) > 1 and isinstance(called, str) and hub.is_name(called):
+            return checkpoint_folder(called), given[1:]
         raise ConversationError(
             f"{first} does not exist: expected a conversation, a checkpoint folder, or a model in the box "
             f"({', '.join(SHIPPED)})"
@@ -93,13 +98,20 @@ def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     return Path(DEFAULT), given
 
 
-def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[Path, Path]:
+def _called(checkpoint: Path) -> str | Path:
+    """Return what a checkpoint is called: in a text, it may be a name on the Hub; a file's name is none."""
+    from mmerc.forms import FILES
+
+    return checkpoint if checkpoint.suffix.lower() in FILES else checkpoint.as_posix()
+
+
+def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[str | Path, Path]:
     """Return the two arguments; the first may be left out."""
     from mmerc.shipped import DEFAULT
 
     if len(given) > 2:
         raise typer.BadParameter(f"expected a checkpoint and a conversation, not {len(given)} names")
-    return (Path(DEFAULT), given[0]) if len(given) == 1 else (given[0], given[1])
+    return (DEFAULT, given[0]) if len(given) == 1 else (_called(given[0]), given[1])
 
 
 def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:
