@@ -109,7 +109,7 @@ def test_a_failing_exchange_puts_the_old_folder_back(tmp_path: Path, monkeypatch
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr("mmerc.storage._exchange", lambda one, other: False)
+    monkeypatch.setattr("mmerc.storage.exchange", lambda one, other: False)
     with pytest.raises(OSError, match="no"), atomic_folder(path) as temporary:
         (temporary / "new").touch()
     assert names(path) == ["old"]

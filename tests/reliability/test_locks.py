@@ -155,7 +155,7 @@ def test_a_folder_is_replaced_on_any_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr("mmerc.storage._exchange", lambda one, other: False)
+        monkeypatch.setattr("mmerc.storage.exchange", lambda one, other: False)
     for name in ("first", "second"):
         with atomic_folder(tmp_path / "folder") as folder:
             (folder / name).touch()
