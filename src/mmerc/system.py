@@ -41,7 +41,8 @@ def file_name(text: str) -> str:
     """
     if text and not _REFUSED.search(text) and not _DEVICES.fullmatch(text):
         return text
-    return f"{_REFUSED.sub('_', text) or '_'}-{sha256(text.encode()).hexdigest()[:8]}"
+    near = _REFUSED.sub("_", text) or "_"
+    return f"{'_' * bool(_DEVICES.fullmatch(near))}{near}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def replace(source: Path, target: Path) -> None:
@@ -162,5 +163,5 @@ def speak() -> None:
             continue
         if not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
             stream.reconfigure(encoding="utf-8")
-        if stream.errors == "strict":
+        if stream.errors in ("strict", "surrogateescape"):  # the latter without a locale
             stream.reconfigure(errors="replace")

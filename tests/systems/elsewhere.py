@@ -20,10 +20,11 @@ import io
 import json
 import os
 import pkgutil
-import stat
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,32 +33,39 @@ MODULES = (
 )  # fmt: skip
 NAMES = {
     "os": (
-        "O_ASYNC", "O_CLOEXEC", "O_DIRECTORY", "O_DIRECT", "O_DSYNC", "O_EVTONLY", "O_EXLOCK", "O_NDELAY", "O_NOATIME",
-        "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_RSYNC", "O_SHLOCK", "O_SYNC", "O_TMPFILE", "WNOHANG",
-        "chown", "chroot", "confstr", "copy_file_range", "eventfd", "fchdir", "fchmod", "fchown", "fdatasync",
-        "fork", "forkpty", "fpathconf", "fstatvfs", "getegid", "geteuid", "getgid", "getgroups", "getloadavg",
-        "getpgid", "getpgrp", "getpriority", "getresuid", "getsid", "getuid", "getxattr", "initgroups", "killpg",
-        "lchown", "listxattr", "lockf", "major", "makedev", "memfd_create", "minor", "mkfifo", "mknod", "nice",
-        "openpty", "pathconf", "pidfd_open", "pipe2", "posix_fadvise", "posix_fallocate", "posix_spawn", "pread",
-        "preadv", "pwrite", "pwritev", "readv", "register_at_fork", "sched_getaffinity", "sched_setaffinity",
-        "sched_yield", "sendfile", "setegid", "seteuid", "setgid", "setgroups", "setpgid", "setpgrp",
-        "setpriority", "setregid", "setresuid", "setreuid", "setsid", "setuid", "setxattr", "splice", "statvfs",
-        "sync", "sysconf", "tcgetpgrp", "tcsetpgrp", "ttyname", "uname", "unshare", "wait", "wait3", "wait4",
-        "waitid", "writev",
+        "O_ASYNC", "O_CLOEXEC", "O_DIRECTORY", "O_DIRECT", "O_DSYNC", "O_EVTONLY", "O_EXLOCK", "O_NDELAY",
+        "O_NOATIME", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_RSYNC", "O_SHLOCK", "O_SYNC",
+        "O_TMPFILE", "WNOHANG", "chown", "chroot", "confstr", "copy_file_range", "eventfd", "fchdir",
+        "fchmod", "fchown", "fdatasync", "fork", "forkpty", "fpathconf", "fstatvfs", "getegid", "geteuid",
+        "getgid", "getgroups", "getloadavg", "getpgid", "getpgrp", "getpriority", "getresuid", "getsid",
+        "getuid", "getxattr", "initgroups", "killpg", "lchown", "listxattr", "lockf", "major", "makedev",
+        "memfd_create", "minor", "mkfifo", "mknod", "nice", "openpty", "pathconf", "pidfd_open", "pipe2",
+        "posix_fadvise", "posix_fallocate", "posix_spawn", "pread", "preadv", "pwrite", "pwritev", "readv",
+        "register_at_fork", "sched_getaffinity", "sched_setaffinity", "sched_yield", "sendfile", "setegid",
+        "seteuid", "setgid", "setgroups", "setpgid", "setpgrp", "setpriority", "setregid", "setresuid",
+        "setreuid", "setsid", "setuid", "setxattr", "splice", "statvfs", "sync", "sysconf", "tcgetpgrp",
+        "tcsetpgrp", "ttyname", "uname", "unshare", "wait", "wait3", "wait4", "waitid", "writev",
     ),
     "signal": (
-        "ITIMER_PROF", "ITIMER_REAL", "SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGPROF",
-        "SIGQUIT", "SIGSTOP", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGXCPU", "SIGXFSZ", "alarm",
-        "getitimer", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "siginterrupt", "sigwait",
+        "ITIMER_PROF", "ITIMER_REAL", "SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGPIPE",
+        "SIGPROF", "SIGQUIT", "SIGSTOP", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGXCPU", "SIGXFSZ",
+        "alarm", "getitimer", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "siginterrupt",
+        "sigwait",
     ),
     "mmap": (
         "MADV_DONTNEED", "MADV_NORMAL", "MADV_RANDOM", "MADV_SEQUENTIAL", "MADV_WILLNEED", "MAP_ANON",
-        "MAP_ANONYMOUS", "MAP_NORESERVE", "MAP_POPULATE", "MAP_PRIVATE", "MAP_SHARED", "PROT_EXEC", "PROT_READ",
-        "PROT_WRITE",
+        "MAP_ANONYMOUS", "MAP_NORESERVE", "MAP_POPULATE", "MAP_PRIVATE", "MAP_SHARED", "PROT_EXEC",
+        "PROT_READ", "PROT_WRITE",
     ),
-    "select": ("epoll", "poll"),
-    "socket": ("AF_UNIX", "SO_REUSEPORT"),
-    "time": ("clock_settime", "pthread_getcpuclockid", "tzset"),
+    "select": (
+        "epoll", "poll",
+    ),
+    "socket": (
+        "AF_UNIX", "SO_REUSEPORT",
+    ),
+    "time": (
+        "clock_settime", "pthread_getcpuclockid", "tzset",
+    ),
 }  # fmt: skip
 
 
@@ -116,45 +124,44 @@ def take_names_away() -> None:
 
 def in_use() -> set[str]:
     """The files that this process has open or mapped."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            if stat.S_ISREG(os.fstat(int(number)).st_mode):
-                found.add(os.readlink(f"/proc/self/fd/{number}"))
-        except OSError:  # the one that lists them
-            continue
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        return found | {line.split(maxsplit=5)[-1].rstrip("\n") for line in maps}
+    found = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text("utf-8").splitlines()}
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists them
+            if handle.is_file():
+                found.add(str(handle.readlink()))
+    return found
 
 
 def hold_what_is_open() -> None:
     """Let files behave as on Windows."""
 
-    def require_closed(path: Any, folder: int | None) -> None:
-        base = os.getcwd() if folder is None else os.readlink(f"/proc/self/fd/{folder}")
-        parent, name = os.path.split(os.path.join(base, os.fsdecode(path)))
-        whole = os.path.join(os.path.realpath(parent), name)
+    def require_closed(path: Any, folder: int | None = None) -> None:
+        base = Path.cwd() if folder is None else Path(f"/proc/self/fd/{folder}").readlink()
+        whole = base / os.fsdecode(path)
+        whole = whole.parent.resolve() / whole.name
         if used := [file for file in in_use() if f"{file}/".startswith(f"{whole}/")]:
             raise PermissionError(13, f"Permission denied, {used[0]} is open", os.fsdecode(path))
 
-    def guarded(action: Callable[..., None]) -> Callable[..., None]:
-        def moved(path: Any, target: Any, **more: Any) -> None:
-            for one in (path, target):
-                require_closed(one, None)
-            if os.path.isdir(target) or (action is rename and os.path.exists(target)):
-                raise PermissionError(13, "Permission denied, the target is there", os.fsdecode(target))
-            action(path, target, **more)
+    def mover(move: Callable[..., None], replaces: bool) -> Callable[..., None]:
+        def moved(path: Any, target: Any) -> None:
+            require_closed(path)
+            require_closed(target)
+            there = Path(os.fsdecode(target))
+            if there.is_dir() or (there.exists() and not replaces):
+                raise PermissionError(13, "Permission denied, the target is there", str(there))
+            move(path, target)
 
+        return moved
+
+    def remover(remove: Callable[..., None]) -> Callable[..., None]:
         def removed(path: Any, *, dir_fd: int | None = None) -> None:
             require_closed(path, dir_fd)
-            action(path, dir_fd=dir_fd)
+            remove(path, dir_fd=dir_fd)
 
-        return removed if action in (os.remove, os.unlink) else moved
+        return removed
 
-    rename = os.rename
-    os.replace, os.rename, os.remove, os.unlink = map(
-        guarded, (os.replace, os.rename, os.remove, os.unlink)
-    )
+    os.replace, os.rename = mover(os.replace, True), mover(os.rename, False)
+    os.remove, os.unlink = remover(os.remove), remover(os.unlink)
 
 
 def write_as_there() -> None:
@@ -192,15 +199,14 @@ def run_all(commands: list[list[str]]) -> int:
             run()
         except SystemExit as end:
             if end.code:
-                print("failed:", *command, file=sys.stderr)
+                sys.stderr.write(f"failed: {command}\n")
                 return 1
     return 0
 
 
 def main() -> int:
     """Take away what Windows lacks, import everything, run the commands."""
-    with open(sys.argv[1], encoding="utf-8") as file:
-        commands = json.load(file)
+    commands = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     import matplotlib.figure  # noqa: F401  # files of its own that it caches, in its own way
     import torch  # noqa: F401
 
