@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -45,3 +47,18 @@ def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
     signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - start < 10  # what ran was stopped,
     assert {p.name for p in tmp_path.iterdir()} == {*jobs} - {"three"}  # and nothing more was started
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_leave_is_ended() -> None:
+    code = """
+import time
+from mmerc.processes import _leave
+try:
+    _leave()
+except SystemExit:
+    time.sleep(60)
+"""
+    begin = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    assert time.monotonic() - begin < 30
