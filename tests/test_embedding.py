@@ -172,7 +172,7 @@ def test_the_blocks_of_the_page_are_typed(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "mypy", "--no-incremental", "page.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
     assert done.returncode == 0, done.stdout
     assert len(revealed) == len(seen)

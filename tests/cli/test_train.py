@@ -72,7 +72,7 @@ def test_the_whole_road_as_a_user_goes_it(corpus: Corpus, tmp_path: Path) -> Non
     def mmerc(*arguments: Any) -> str:
         return subprocess.run(
             [sys.executable, "-c", script, *map(str, arguments)],
-            check=True, capture_output=True, text=True, env=environment, cwd=tmp_path,
+            check=True, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path,
         ).stdout  # fmt: skip
 
     said = mmerc("train", "late-fusion", "--corpus", corpus.path, "--out", "run", *SETTINGS)

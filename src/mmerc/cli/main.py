@@ -22,6 +22,7 @@ from mmerc.cli.sweep import sweep
 from mmerc.cli.train import train
 from mmerc.cli.transfer import transfer
 from mmerc.errors import MmercError
+from mmerc.system import speak
 
 app = typer.Typer(
     name="mmerc",
@@ -50,6 +51,7 @@ app.command()(demo)
 
 def run() -> None:
     """Entry point: a mistake of the user ends in one message on stderr and exit code 2."""
+    speak()
     try:
         app()
     except KeyboardInterrupt:
