@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import mmerc
+from mmerc.config import read_yaml
 from mmerc.corpora.meld import LABELS, import_meld
-from mmerc.errors import CheckpointError
+from mmerc.errors import CheckpointError, ConfigError
 from mmerc.evaluation import evaluate
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.metrics import Scores
 from mmerc.recognizer import load
-from mmerc.shipped import CHAT, DEFAULT, SHIPPED, located
+from mmerc.shipped import CHAT, CONFIGS, DEFAULT, SHIPPED, located, located_config
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data/meld"
 SECTIONS = ("What it is", "Data and terms", "Protocol and scores", "Use and limits")
@@ -98,3 +99,13 @@ def test_the_scores_of_the_card(name: str, tmp_path: Path) -> None:
     assert float(said["macro F1"]) == pytest.approx(100 * scores.macro_f1, abs=0.1)
     assert float(said["accuracy"]) == pytest.approx(100 * scores.accuracy, abs=0.05)
     assert float(said["expected calibration error"]) < 5
+
+
+def test_a_config_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located_config("df-erc-hazumi") == CONFIGS / "df-erc-hazumi.yaml"
+    assert read_yaml(located_config(CONFIGS / "df-erc-hazumi.yaml"))["model"] == "df-erc"
+    (tmp_path / "df-erc-hazumi").write_text("model: tfn", encoding="utf-8")
+    assert read_yaml(located_config("df-erc-hazumi")) == {"model": "tfn"}  # a file of that name goes first
+    with pytest.raises(ConfigError, match=r"^hazumi does not exist: .* df-erc-hazumi, df-erc-meld-text$"):
+        located_config("hazumi")

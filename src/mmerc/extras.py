@@ -1,4 +1,4 @@
-"""Packages that only some of mmerc needs: where one cannot be imported, the error says why, and what to install."""
+"""Packages that only some of mmerc needs: one that cannot be imported says why, and what to install."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

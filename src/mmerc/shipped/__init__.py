@@ -1,4 +1,4 @@
-"""What comes with mmerc: small trained models, each with its card (README.md); configs; a chat to try things on."""
+"""What comes with mmerc: small trained models, each with its card (README.md), configs, and a chat."""
 
 from importlib import resources
 from pathlib import Path
