@@ -94,7 +94,7 @@ def test_a_chat_needs_no_extra_and_the_rest_says_which(tmp_path: Path) -> None:
     install = "is not installed: pip install 'mmerc[{}]'".format
     lacking = {
         "mmerc predict talk.wav --transcript talk.srt": f"the package av, which {install('media')}",
-        "mmerc serve": f"the package fastapi, which {install('serve')}",
+        "mmerc serve": f"the package uvicorn, which {install('serve')}",
         "mmerc export onnx meld-text --out m.onnx": f"the package onnx, which {install('onnx')}",
     }
     lines = ["mmerc predict chat.txt", "mmerc predict chat.txt --out-dir many --jobs 1", *lacking]
