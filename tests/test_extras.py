@@ -57,7 +57,7 @@ def failure(code: str) -> str:
 
 def test_a_package_that_is_missing() -> None:
     assert failure("import another_package.within") == (
-        "reading sound needs the package another_package, which is not installed: pip install 'mmerc[media]'"
+        'reading sound needs the package another_package, which is not installed: pip install "mmerc[media]"'
     )
 
 
@@ -71,7 +71,7 @@ def test_a_package_that_is_missing() -> None:
 def test_a_package_that_lacks_something(broken: str, code: str, reason: str) -> None:
     said = failure(code.format(broken))
     assert f"needs the package {broken}, which is installed but cannot be loaded ({reason}" in said
-    assert said.endswith("pip install --upgrade 'mmerc[media]'")
+    assert said.endswith('pip install --upgrade "mmerc[media]"')
 
 
 def test_a_package_whose_own_parts_fail(broken: str) -> None:
@@ -91,7 +91,7 @@ def test_a_chat_needs_no_extra_and_the_rest_says_which(tmp_path: Path) -> None:
     (tmp_path / "chat.txt").write_bytes(CHAT.read_bytes())
     (tmp_path / "talk.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nAnn: hello\n", encoding="utf-8")
     (tmp_path / "talk.wav").write_bytes(b"RIFF")
-    install = "is not installed: pip install 'mmerc[{}]'".format
+    install = 'is not installed: pip install "mmerc[{}]"'.format
     lacking = {
         "mmerc predict talk.wav --transcript talk.srt": f"the package av, which {install('media')}",
         "mmerc serve": f"the package uvicorn, which {install('serve')}",

@@ -25,13 +25,13 @@ def needed(purpose: str, install: str, error: type[MmercError] = ConfigError) ->
         yield
     except ImportError as failure:
         name = failure.name or ""
-        # A name with a dot is a module of a package that is there.
+        # Double quotes, which every shell knows, that of Windows included. A name with a dot is a module of a package that is there.
         if isinstance(failure, ModuleNotFoundError) and name and "." not in name:
             raise error(
-                f"{purpose} needs the package {name}, which is not installed: pip install '{install}'"
+                f'{purpose} needs the package {name}, which is not installed: pip install "{install}"'
             ) from None
         package = f"the package {name.partition('.')[0]}" if name else "a package"
         raise error(
             f"{purpose} needs {package}, which is installed but cannot be loaded ({failure}): "
-            f"pip install --upgrade '{install}'"
+            f'pip install --upgrade "{install}"'
         ) from failure

@@ -179,7 +179,7 @@ def test_many_files_without_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = mmerc("predict", trained, chat, "--out-dir", tmp_path / "out", "--engine", "ray")
     assert code == 2
-    assert "pip install 'mmerc[ray]'" in err
+    assert 'pip install "mmerc[ray]"' in err
 
 
 @pytest.mark.parametrize("text", ["Ann: 😀👩‍👩‍👧\n", "Ann: " + "late " * 10_000, "Ann: 電車が遅れた\n", "hm"])

@@ -192,7 +192,7 @@ def test_tensorboard_that_is_not_installed(
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    missing = "the package tensorboard, which is not installed: pip install 'mmerc[tensorboard]'"
+    missing = 'the package tensorboard, which is not installed: pip install "mmerc[tensorboard]"'
     assert_one_line(training("--tensorboard"), missing)
     assert not (tmp_path / "run").exists()
     assert_one_line(training("--tensorboard", "--jobs", 2), "--tensorboard works with --jobs 1")

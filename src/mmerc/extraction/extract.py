@@ -67,7 +67,7 @@ def with_features(
         ConversationError: an utterance has no times, so that its place in the recording is unknown, or all
             are after its end.
     """
-    from mmerc.features.decoding import probe  # PyAV, which a chat needs not
+    from mmerc.features.decoding import probe  # loads PyAV, which a chat does not need
 
     for number, utterance in enumerate(conversation, start=1):
         if utterance.start_ms is None or utterance.end_ms is None:

@@ -67,7 +67,7 @@ def listen(job: Listen) -> dict[bytes, Measured]:
         MediaError: the file cannot be read, or has no sound.
         FeatureError: an extractor cannot be built.
     """
-    from mmerc.features.decoding import read_sound  # PyAV, which a chat needs not
+    from mmerc.features.decoding import read_sound  # loads PyAV, which a chat does not need
 
     measures = [cast(AudioExtractor, _extractor(spec)) for spec in job.specs]
     found: dict[bytes, Measured] = {}

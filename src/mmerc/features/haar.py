@@ -137,6 +137,6 @@ def _file(name: str) -> Path:
     path = Path(folder.haarcascades) / name if folder else None
     if path is None or not path.is_file():
         raise FeatureError(
-            f"this OpenCV ({cv2.__version__}) brings no {name}: pip install 'opencv-python-headless<5'"
+            f'this OpenCV ({cv2.__version__}) brings no {name}: pip install "opencv-python-headless<5"'
         )
     return path
