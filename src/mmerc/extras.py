@@ -25,7 +25,7 @@ def needed(purpose: str, install: str, error: type[MmercError] = ConfigError) ->
         yield
     except ImportError as failure:
         name = failure.name or ""
-        # A name with a dot is a module of a package that is there. The quotes are those that every shell knows.
+        # A name with a dot is a module of a package that is there. Every shell knows double quotes.
         if isinstance(failure, ModuleNotFoundError) and name and "." not in name:
             raise error(
                 f'{purpose} needs the package {name}, which is not installed: pip install "{install}"'
