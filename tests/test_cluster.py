@@ -57,7 +57,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MmercError, match=r"pip install mmerc\[ray\]"):
+    with pytest.raises(MmercError, match=r'pip install "mmerc\[ray\]"'):
         list(on_cluster(str, ["a"]))
 
 

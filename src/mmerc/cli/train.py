@@ -22,7 +22,10 @@ def train(
     model: Annotated[str, typer.Argument(help="A model, as `mmerc models` lists it.")],
     corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the run; must not hold another run.")],
-    config: Annotated[list[Path] | None, typer.Option(help="YAML file; later files win. Repeatable.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML file, or the name of a shipped config; later ones win. Repeatable."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of the model, such as refined or paper.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as training.epochs=20. Repeatable.")
@@ -50,8 +53,9 @@ def train(
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
     from mmerc.models import choose_modalities, resolve
+    from mmerc.shipped import located_config
 
-    layers = [read_yaml(path) for path in config or []]
+    layers = [read_yaml(located_config(path)) for path in config or []]
     given = merge(*layers, {"preset": preset} if preset else {}, parse_overrides(assignments or []))
     run_config = resolve(model, given)
     opened = Corpus.open(corpus)
@@ -156,12 +160,10 @@ def make_listener(bar: Progress, run: "Run", epochs: int, tensorboard: bool) -> 
 
 
 def _tensorboard_writer(folder: Path) -> Any:
-    from mmerc.errors import ConfigError
+    from mmerc.extras import needed
 
-    try:
+    with needed("--tensorboard", "mmerc[tensorboard]"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard needs TensorBoard: pip install 'mmerc[tensorboard]'") from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 
