@@ -42,13 +42,14 @@ def main() -> None:
     )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--preset", default="official")
+    parser.add_argument("--initial-weights", nargs="+", default=["torch", "kaiming"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--fold", type=int, default=0)
     arguments = parser.parse_args()
     corpus, epochs = Corpus.open(arguments.corpus), arguments.epochs
     layer = {"preset": arguments.preset, "training": {"epochs": epochs, "patience": epochs}}
-    for kind in ("torch", "kaiming"):
+    for kind in arguments.initial_weights:
         config = resolve("df-erc", layer, {"network": {"initial_weights": kind}})
         for seed in range(arguments.seeds):
             task = task_of(corpus, config, Run(Path(), seed, arguments.fold))

@@ -2,8 +2,8 @@
 
 Paper: https://doi.org/10.1109/TAFFC.2024.3389453. Text is the primary modality; the others reach each other
 only through it. RUME (recurrent encoder, shared by the modalities) → ACME (attention, self and across) →
-fusion → classifier; LESM adds a task on pairs of utterances. [C] is the official code (commit 9ad11f8). N
-utterances of a flat batch, d = `hidden`.
+fusion → classifier; LESM adds a task on pairs of utterances. [C] is the official code
+(lijfrank-open/CFN-ESA, commit 9ad11f8). N utterances of a flat batch, d = `hidden`.
 
 Decisions: E1 absent keys and other dialogues are masked by a boolean mask ([C] adds its mask to the scores);
 E2 the GRU is packed; E3 the emotion loss is a masked cross-entropy, `focal` and `official` are options; E4 ρ
