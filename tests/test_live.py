@@ -157,9 +157,9 @@ def test_updates_tell_all_that_matters(frozen: dict[Scope, Recognizer], scope: S
             assert one.probabilities == pytest.approx(other.probabilities, abs=NOTICEABLE)
     assert changed
     document = update.to_dict()
-    assert document["turn"] == len(TURNS) - 1
+    assert document["turn"] == len(TURNS)
     assert document["emotion"]["label"] == update.emotion.label
-    assert [c["turn"] for c in document["changes"]] == [c.turn for c in update.changes]
+    assert [c["turn"] for c in document["changes"]] == [c.turn + 1 for c in update.changes]
 
 
 def test_only_the_last_window_is_read_again(frozen: dict[Scope, Recognizer]) -> None:

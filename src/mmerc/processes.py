@@ -59,7 +59,8 @@ def _pool(
             while waiting and not down and len(running) < processes:
                 job = waiting.popleft()
                 try:
-                    running[pool.submit(work, job)] = job
+                    with _interrupts_held_back():
+                        running[pool.submit(work, job)] = job
                 except BrokenProcessPool:
                     down.append(job)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -73,6 +74,19 @@ def _pool(
             process.terminate()
         pool.shutdown()
     return down, list(waiting)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes that never hear Ctrl-C, not even while they import: they would end in tracebacks."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which children inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_process() -> None:

@@ -43,7 +43,7 @@ def test_predictions_as_json() -> None:
 def test_predictions_as_csv() -> None:
     table = pd.read_csv(StringIO(write_predictions([predicted(), bare()], "csv"), newline=""))
     assert list(table["dialogue_id"]) == ["talk", "talk", "conversation"]
-    assert list(table["index"]) == [0, 1, 0]
+    assert list(table["turn"]) == [1, 2, 1]
     assert table["text"][0] == "Hi\r[bold]there[/bold]"
     assert list(table["label"]) == ["joy", "anger", "joy"]
     assert list(table["gold"].fillna("")) == ["joy", "", ""]
