@@ -199,7 +199,7 @@ def test_a_refused_turn_leaves_everything_as_it_was(frozen: dict[Scope, Recogniz
     with pytest.raises(FeatureError, match="utterance 1: 'audio' holds NaN"):
         live.append(replace(TURNS[1], features=wrong))
     width = frozen["both"].checkpoint.info.modalities["text"].width
-    with pytest.raises(ConversationError, match="turn 1 of 'talk' brings a text vector"):
+    with pytest.raises(ConversationError, match="turn 2 of 'talk' brings a text vector"):
         live.append(Utterance(features={"text": np.ones(width, np.float32)}))
     live.append(TURNS[1])
     live.append(TURNS[3])

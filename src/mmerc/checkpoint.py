@@ -10,6 +10,7 @@
 """
 
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from mmerc.models.pipeline import Pipeline
 from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 WIDEST = 2**31  # more is a lie, and too much for torch
 
@@ -143,6 +145,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         # TypeError: torch's word for sizes that are no numbers of its own (2**70).
         _require_checksum(path / "config.yaml", info.config_sha256)
         raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    _log.debug("checkpoint %s: %s, trained on %s", path, run.model, info.corpus)
     return Checkpoint(path, pipeline.eval(), run, info)
 
 

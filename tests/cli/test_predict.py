@@ -199,7 +199,7 @@ def write_jsonl(path: Path, **fields: Any) -> Path:
 
 
 def test_mistakes(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
-    assert_one_line(mmerc("predict", tmp_path / "gone", chat), "is not a checkpoint folder")
+    assert_one_line(mmerc("predict", tmp_path / "gone", chat), "gone does not exist: expected")
     assert_one_line(mmerc("predict", tmp_path, chat), "it has no checkpoint.json")
     assert_one_line(mmerc("predict", trained, tmp_path / "gone.txt"), "gone.txt does not exist")
     assert_one_line(mmerc("predict", trained, chat, "--device", "gpu"), "device 'gpu' cannot be used")

@@ -101,10 +101,9 @@ def test_the_table_passes_on_neither_markup_nor_control_characters() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_long_texts_are_cropped_to_one_line(width: int) -> None:
+def test_long_texts_are_wrapped_and_not_cut(width: int) -> None:
     long = Prediction(Conversation((Utterance("word " * 500, "Anna"),)), (Emotion("joy", 0.9, {"joy": 0.9}),))
     lines = terminal(long, width).splitlines()
-    assert sum("word" in line for line in lines) == 1
-    assert "…" in terminal(long, width)
+    assert sum(line.count("word") for line in lines) == 500
     assert "joy" in terminal(long, width)
     assert all(len(line) <= width for line in lines)

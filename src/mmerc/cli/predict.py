@@ -98,7 +98,7 @@ def predict(
     gpus: Gpus = 0,
     force: Force = False,
 ) -> None:
-    """Predict the emotion of every utterance of a chat or a recording.
+    """Predict the emotion of every utterance in a conversation.
 
     It says how sure the model is, which modalities counted, and how much context entered.
     """

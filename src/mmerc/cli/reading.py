@@ -76,6 +76,9 @@ def answer(
     for path in filter(None, (conversation, transcript)):
         if path != STDIN and not path.exists():  # before the model is loaded
             raise ConversationError(f"{path} does not exist")
+    pasted = _read_stdin() if STDIN in (conversation, transcript) else []
+    if transcript is not None and len(pasted) > 1:
+        raise ConversationError(f"standard input holds {len(pasted)} conversations, a recording has one")
     with loading(str(checkpoint)):
         from mmerc.features.extractors import Files
         from mmerc.recognizer import load, read_conversation, refuse_recording
@@ -83,13 +86,12 @@ def answer(
         recognizer = load(checkpoint, device)
     if transcript is None:
         refuse_recording(conversation)
-        spoken = _read_stdin() if conversation == STDIN else read_transcript(conversation)
-        predictions = recognizer.predict_many(spoken)
+        predictions = recognizer.predict_many(pasted or read_transcript(conversation))
     else:
-        said = _one_of_stdin() if transcript == STDIN else read_conversation(transcript)
+        spoken = pasted[0] if pasted else read_conversation(transcript)
         with metering(jobs, "processes", cache) as meter:
             files = Files(weights, face_detector)
-            predictions = [recognizer.predict_recording(said, conversation, meter, files)]
+            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
     _tell_what_was_used(predictions)
     return Answer(recognizer, predictions, None if transcript is None else conversation)
 
@@ -102,13 +104,6 @@ def _read_stdin() -> "list[Conversation]":
         end = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
         log.info("reading from the keyboard: end with %s", end)
     return parse_transcript(sys.stdin.buffer.read(), Path("standard input"), by_content=True)
-
-
-def _one_of_stdin() -> "Conversation":
-    found = _read_stdin()
-    if len(found) > 1:
-        raise ConversationError(f"standard input holds {len(found)} conversations, expected one")
-    return found[0]
 
 
 def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:

@@ -35,17 +35,16 @@ def write_predictions(predictions: Sequence[Prediction], fmt: Literal["json", "c
 def render(prediction: Prediction) -> RenderableType:
     """Return a prediction as a table for the terminal.
 
-    A confidence below 50 % is marked with a question mark behind the emotion. A column without any value
-    is left out. What is too wide for a terminal is wrapped. Contributions are shown as a bar and percent, "–" where the modality is missing.
+    A confidence below 50 % is marked with a question mark behind the emotion. A column without any value is
+    left out. What is too wide for a terminal is wrapped. Contributions are shown as a bar and percent, "–"
+    where the modality is missing.
     """
     rows = list(prediction)
     table = Table(title=Text(prediction.conversation.id), title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("#", justify="right", no_wrap=True)
     shown = [c for c in _columns(prediction) if any(c.cell(u, e) is not None for u, e in rows)]
     for column in shown:
-        table.add_column(
-            Text(column.name), justify=column.justify, no_wrap=not column.wraps, overflow="fold"
-        )
+        table.add_column(Text(column.name), justify=column.justify, no_wrap=not column.wraps, overflow="fold")
     for turn, (utterance, emotion) in enumerate(rows, start=1):
         table.add_row(str(turn), *(column.cell(utterance, emotion) or "" for column in shown))
     if any(emotion.confidence < LOW_CONFIDENCE for _, emotion in rows):
