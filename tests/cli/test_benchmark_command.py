@@ -143,7 +143,7 @@ def test_a_row_that_fails_stops_no_other(benchmark: Command, corpora: list[Corpu
     assert_refused(
         result, "2 run(s) failed", "meld/late-fusion/seed-0: ", "audio.safetensors is missing", "error.txt"
     )
-    assert said.count("failed meld/late-fusion") == 2
+    assert said.count("warning: meld/late-fusion") == 2
     assert [row["name"] for row in rows_of(tmp_path / "out", "meld")] == ["text-only"]
     assert (tmp_path / "out" / "meld" / "late-fusion" / "seed-0" / "error.txt").exists()
     shutil.copy(corpora[0].path / "features" / "audio.safetensors", broken / "features")
@@ -175,7 +175,7 @@ def test_errors_are_shown_as_they_are(
     monkeypatch.setattr(cells, "train", broken)
     result = benchmark(corpora=corpora[0].path, models="text-only", seeds=1)
     assert_refused(result, "meld/text-only/seed-0: ValueError: must lie in [0, 1) [/red]\n")
-    assert "failed meld/text-only/seed-0: ValueError: must lie in [0, 1) [/red]" in result[1]
+    assert "warning: meld/text-only/seed-0 failed: ValueError: must lie in [0, 1) [/red]" in result[1]
     assert "more lines" not in result[1]
 
 

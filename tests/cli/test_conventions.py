@@ -176,6 +176,18 @@ def test_outputs_are_looked_at_before_the_work(
         assert "no such" not in err  # that x does not exist comes after
 
 
+def test_no_input_is_overwritten(mmerc: Command, trained: Path, talk: Path) -> None:
+    before = talk.read_bytes()
+    for words in (
+        ("predict", trained, talk, "--format", "json", "--out", talk),
+        ("predict", trained, talk, "--html", talk),
+        ("report", trained, talk, "--out", talk.parent / "." / talk.name),
+        ("evaluate", trained, "--corpus", "x", "--json", "same", "--markdown", "same"),
+    ):
+        assert "is read or written already" in mmerc(*words)[2]
+    assert talk.read_bytes() == before
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_is_read_only(mmerc: Command, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)

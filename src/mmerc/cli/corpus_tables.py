@@ -85,7 +85,7 @@ def print_dialogue(out: Console, corpus: Corpus, dialogue: int) -> None:
     present = {m: corpus.features(m)[1][start:stop].tolist() for m in corpus.modalities}
     group = groups(corpus).iloc[start] or NO_GROUP
     out.print(f"{corpus.dialogue_ids[dialogue]} ({group}), {stop - start} utterances", style="bold")
-    table = _table("#", "time", "speaker", "label", "text", "missing", right=(0, 1))
+    table = _table("index", "time", "speaker", "label", "text", "missing", right=(0, 1))
     for position, (_, row) in enumerate(rows.iterrows()):
         missing = ", ".join(m for m, flags in present.items() if not flags[position])
         spoken = ("" if pd.isna(row[field]) else str(row[field]) for field in ("speaker", "label", "text"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmerc.cli.common import Device
-from mmerc.cli.outputs import output_file
+from mmerc.cli.outputs import output_file, require_apart
 from mmerc.cli.terminal import load_torch, results, status
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate(
     Accuracy, weighted and macro F1, each class, confusion, and calibration error. Several seeds give mean ±
     sd. The folds of a cross-validation are pooled.
     """
+    require_apart([json, markdown])
     load_torch()
     from mmerc.corpus import Corpus
     from mmerc.evaluation import evaluate as score_runs

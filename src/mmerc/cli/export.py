@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmerc.cli.outputs import output_file
+from mmerc.cli.outputs import output_file, require_apart
 from mmerc.cli.terminal import load_torch, results
 
 app = typer.Typer(no_args_is_help=True)
@@ -44,6 +44,7 @@ def onnx(
 
     examples/onnx_predict.py runs it.
     """
+    require_apart([out, text_encoder])
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # tracing warns of shapes that it cannot infer
     load_torch()
     from mmerc.export import export_onnx, export_text_encoder

@@ -1,6 +1,7 @@
 """Outputs are looked at before the work, not after an hour of it: callbacks of the options that name them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -35,6 +36,19 @@ def output_folder(context: typer.Context, option: typer.CallbackParam, path: Pat
             raise ConfigError(f"{option.opts[0]} {path} is a file: name a folder")
         _require_writable(option.opts[0], path, path.absolute())
     return path
+
+
+def require_apart(outputs: Sequence[Path | None], inputs: Sequence[Path | None] = ()) -> None:
+    """Refuse outputs that would overwrite what is read, or one another.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    taken = {path.resolve() for path in inputs if path is not None}
+    for path in filter(None, outputs):
+        if path.resolve() in taken:
+            raise ConfigError(f"{path} is read or written already: choose another name for the output")
+        taken.add(path.resolve())
 
 
 def _require_writable(option: str, path: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from mmerc.cli.common import Device
 from mmerc.cli.measuring import CacheFile, Jobs, default_cache
-from mmerc.cli.outputs import output_file, output_folder
+from mmerc.cli.outputs import output_file, output_folder, require_apart
 from mmerc.cli.progress import progress
 from mmerc.cli.reading import (
     STDIN,
@@ -122,6 +122,7 @@ def predict(
     _require_one(given, engine == "ray" or gpus > 0 or force)
     if format in (None, "table") and out is not None:
         raise ConfigError("--out needs --format json or csv")
+    require_apart([out, html], [*given, transcript])
     answered = answer(given, transcript, device, weights, face_detector, jobs, cache)
     if html is not None:
         from mmerc.report import explain, write_report

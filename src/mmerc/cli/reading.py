@@ -37,10 +37,13 @@ Transcript = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weights of the visual recipe, if they are not where it says."),
+    typer.Option(
+        metavar="FILE", exists=True, help="Weights of the visual recipe, if they are not where it says."
+    ),
 ]
 FaceDetector = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The face detector, if it is not where the recipe says.")
+    Path | None,
+    typer.Option(metavar="FILE", exists=True, help="The face detector, if it is not where the recipe says."),
 ]
 
 

@@ -8,7 +8,7 @@ import typer
 
 from mmerc.cli.common import Device
 from mmerc.cli.measuring import CacheFile, Jobs
-from mmerc.cli.outputs import output_file
+from mmerc.cli.outputs import output_file, require_apart
 from mmerc.cli.reading import FaceDetector, Given, Transcript, Weights, answer
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ def report(
 
     if transcript is not None and media is not None:
         raise ConfigError("--media goes with a transcript alone; with --transcript, the recording is played")
+    if embed and media is None and transcript is None:
+        raise ConfigError("--embed puts a recording into the page: name it, with --media or --transcript")
+    require_apart([out], [*given, transcript, media])
     if media is not None and not media.is_file():  # before the work, not after it
         raise MediaError(f"the recording {media} does not exist: there would be nothing to play")
     answered = answer(given, transcript, device, weights, face_detector, jobs, cache)
