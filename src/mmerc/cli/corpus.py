@@ -259,40 +259,49 @@ def seal(folder: Folder) -> None:
     typer.echo(f"{folder}: checksums of {len(sealed.files)} files written")
 
 
+Encoder = Annotated[
+    str,
+    typer.Option(
+        metavar="ENCODER",
+        help="`minilm` (embedded), a folder, or a model's name on the Hugging Face hub.",
+    ),
+]
+ModalityName = Annotated[str, typer.Option(metavar="NAME", help="Name of the modality to store.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I,J,…", help="Hidden states to concatenate; the last one if not given, minilm: 2,4,6."
+    ),
+]
+ScopeName = Annotated[
+    Literal["dialogue", "utterance", "both"] | None,
+    typer.Option(
+        metavar="dialogue|utterance|both",
+        help="Read an utterance in its dialogue (the paper's eq. 1), alone, or both; minilm: both.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Tokens that are read at once; by default all that the encoder can."
+    ),
+]
+UtteranceLimit = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Tokens after which an utterance is cut.")
+]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Commit or branch on the hub.")]
+
+
 @app.command("encode-text")
 def encode_text(
     folder: Folder,
-    encoder: Annotated[
-        str,
-        typer.Option(
-            metavar="ENCODER",
-            help="`minilm` (embedded), a folder, or a model's name on the Hugging Face hub.",
-        ),
-    ] = "minilm",
-    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the modality to store.")] = "text",
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I,J,…", help="Hidden states to concatenate; the last one if not given, minilm: 2,4,6."
-        ),
-    ] = None,
-    scope: Annotated[
-        Literal["dialogue", "utterance", "both"] | None,
-        typer.Option(
-            metavar="dialogue|utterance|both",
-            help="Read an utterance in its dialogue (the paper's eq. 1), alone, or both; minilm: both.",
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Tokens that are read at once; by default all that the encoder can."
-        ),
-    ] = None,
-    utterance_limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tokens after which an utterance is cut.")
-    ] = 256,
-    revision: Annotated[str | None, typer.Option(metavar="NAME", help="Commit or branch on the hub.")] = None,
+    encoder: Encoder = "minilm",
+    name: ModalityName = "text",
+    layers: Layers = None,
+    scope: ScopeName = None,
+    window: Window = None,
+    utterance_limit: UtteranceLimit = 256,
+    revision: Revision = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a modality that is there.")] = False,
 ) -> None:

@@ -33,41 +33,46 @@ if TYPE_CHECKING:
     from mmerc.metrics import Spread
 
 
+GridValues = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=A,B,…", help="Such as network.alpha_similarity=0,0.3,1. Repeatable."),
+]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option("--range", metavar="KEY=LOW:HIGH[:log]", help="What --random draws from. Repeatable."),
+]
+Draws = Annotated[
+    int,
+    typer.Option(metavar="N", help="Draw so many trials instead of trying every combination.", min=0),
+]
+DrawSeed = Annotated[int, typer.Option(metavar="N", help="Seed of the draws.", min=0)]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each trial, with the seeds 0, 1, …", min=1)]
+TestFolds = Annotated[
+    str | None,
+    typer.Option(metavar="I,J,…", help="Test folds to leave out in turn, such as 0 or 0,2; by default all."),
+]
+BestFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=output_file,
+        help="Write --settings with the best trials added (not --set), for `mmerc benchmark`.",
+    ),
+]
+
+
 def sweep(
     models: Annotated[str, typer.Option(metavar="A,B,…", help="Names, comma-separated; `all`.")],
     corpora: Corpora,
     out: StudyFolder,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=A,B,…", help="Such as network.alpha_similarity=0,0.3,1. Repeatable."),
-    ] = None,
-    ranges: Annotated[
-        list[str] | None,
-        typer.Option("--range", metavar="KEY=LOW:HIGH[:log]", help="What --random draws from. Repeatable."),
-    ] = None,
-    random: Annotated[
-        int,
-        typer.Option(metavar="N", help="Draw so many trials instead of trying every combination.", min=0),
-    ] = 0,
-    draw_seed: Annotated[int, typer.Option(metavar="N", help="Seed of the draws.", min=0)] = 0,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", help="Runs of each trial, with the seeds 0, 1, …", min=1)
-    ] = 1,
-    folds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I,J,…", help="Test folds to leave out in turn, such as 0 or 0,2; by default all."
-        ),
-    ] = None,
+    grid: GridValues = None,
+    ranges: Ranges = None,
+    random: Draws = 0,
+    draw_seed: DrawSeed = 0,
+    seeds: Seeds = 1,
+    folds: TestFolds = None,
     settings: SettingsFile = None,
-    best: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            callback=output_file,
-            help="Write --settings with the best trials added (not --set), for `mmerc benchmark`.",
-        ),
-    ] = None,
+    best: BestFile = None,
     test: Annotated[bool, typer.Option("--test", help="Score every trial on test, too (figure 9).")] = False,
     assignments: Assignments = None,
     jobs: Jobs = 0,

@@ -20,41 +20,50 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model, as `mmerc models` lists it.")]
+CorpusFolder = Annotated[Path, typer.Option(metavar="DIR", help="Corpus folder.")]
+RunFolder = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", callback=output_folder, help="Folder for the run; must not hold another run."
+    ),
+]
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="YAML file; later files win. Repeatable."),
+]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Such as training.epochs=20. Repeatable."),
+]
+FirstSeed = Annotated[
+    int, typer.Option(metavar="N", help="Seed, or the first of several.", min=0, max=2**32 - 1)
+]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Number of runs with consecutive seeds.", min=1)]
+CrossValidate = Annotated[
+    bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
+]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Runs side by side, one thread each.", min=1)]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")]
+
+
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, as `mmerc models` lists it.")],
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Corpus folder.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR", callback=output_folder, help="Folder for the run; must not hold another run."
-        ),
-    ],
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="YAML file; later files win. Repeatable."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Such as training.epochs=20. Repeatable."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed, or the first of several.", min=0, max=2**32 - 1)
-    ] = 0,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", help="Number of runs with consecutive seeds.", min=1)
-    ] = 1,
-    cross_validate: Annotated[
-        bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
-    ] = False,
+    model: ModelName,
+    corpus: CorpusFolder,
+    out: RunFolder,
+    config: ConfigFiles = None,
+    preset: Preset = None,
+    assignments: Assignments = None,
+    seed: FirstSeed = 0,
+    seeds: Seeds = 1,
+    cross_validate: CrossValidate = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
-    jobs: Annotated[int, typer.Option(metavar="N", help="Runs side by side, one thread each.", min=1)] = 1,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")
-    ] = False,
+    jobs: Jobs = 1,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train a model on a corpus.
 

@@ -28,22 +28,25 @@ from mmerc.cli.terminal import load_torch, results, status
 log = logging.getLogger(__name__)
 
 
+SeveralCorpora = Annotated[
+    str,
+    typer.Option(metavar="DIR,DIR,…", help="Corpus folders with the same labels, comma-separated."),
+]
+ModelName = Annotated[str, typer.Option(metavar="NAME", help="A model, as `mmerc models` lists it.")]
+Modalities = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,…", help="What to read, comma-separated; by default all that the corpora share."
+    ),
+]
+
+
 def transfer(
-    corpora: Annotated[
-        str,
-        typer.Option(metavar="DIR,DIR,…", help="Corpus folders with the same labels, comma-separated."),
-    ],
+    corpora: SeveralCorpora,
     out: StudyFolder,
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A model, as `mmerc models` lists it.")
-    ] = "df-erc",
+    model: ModelName = "df-erc",
     preset: Preset = None,
-    modalities: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,…", help="What to read, comma-separated; by default all that the corpora share."
-        ),
-    ] = None,
+    modalities: Modalities = None,
     seeds: Seeds = 5,
     folds: Folds = False,
     settings: SettingsFile = None,
