@@ -11,6 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST = 60  # turns that the interpreter shows of a prediction; print() shows all
 _COLUMNS = ["dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
 
 
@@ -73,7 +74,8 @@ class Coverage:
 class Prediction:
     """A conversation with one `Emotion` per utterance, in order.
 
-    `modalities` says of everything that the model reads in how many utterances it was there.
+    `modalities` says of everything that the model reads in how many utterances it was there. Printed, a
+    prediction is a table; in a notebook, it is a report.
     """
 
     conversation: Conversation
@@ -85,6 +87,24 @@ class Prediction:
 
     def __iter__(self) -> Iterator[tuple[Utterance, Emotion]]:
         return iter(zip(self.conversation.utterances, self.emotions, strict=True))
+
+    # What shows a prediction to people stands above this module, and is called only when somebody looks: the
+    # arrows that point up, named in the import contract of pyproject.toml.
+
+    def __str__(self) -> str:
+        from mmerc.transcripts.writing import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        from mmerc.transcripts.writing import as_text
+
+        return as_text(self, most=MOST)
+
+    def _repr_html_(self) -> str:
+        from mmerc.report.notebook import in_notebook
+
+        return in_notebook(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; turns count from 1, and the feature vectors stay out."""

@@ -3,15 +3,16 @@
 import ctypes
 import logging
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmerc.config import TrainingConfig
-from mmerc.errors import ConfigError
+from mmerc.config import RunConfig, TrainingConfig
+from mmerc.errors import ConfigError, TrainingError
 from mmerc.models.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -34,18 +35,53 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Return the precision to train in; `auto` is bf16 on a CUDA device that has it, else fp32.
+
+    Raises:
+        ConfigError: fp16 without CUDA.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return cast(Literal["fp32", "bf16", "fp16"], name)
+
+
 def mixed_precision(precision: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
     """Return a maker of autocast contexts and the gradient scaler for a precision on a device."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    precision = choose_precision(precision, device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
     return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextmanager
+def failures_explained(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Turn what torch raises while a model computes into an error that says what to do.
+
+    Raises:
+        TrainingError: memory ran out, or torch cannot compute the model in this precision on this device.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The allocator of the CPU has no exception class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise TrainingError(
+                "out of memory: lower training.batch_size or the widths of the network, or, with a text "
+                "encoder, set text_encoder.gradient_checkpointing; --resume goes on where it stopped"
+            ) from None
+        precision = choose_precision(config.training.precision, device)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        instead = "training.precision=fp32 or another --device" if precision != "fp32" else "another --device"
+        raise TrainingError(
+            f"torch {torch.__version__} failed to compute {config.model} in {precision} on {device}: "
+            f"{reason}; try {instead}; --resume goes on where it stopped"
+        ) from error
 
 
 def return_large_blocks() -> None:

@@ -2,13 +2,14 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fake_hub import FakeHub, ask_there, fake_hub
 from mmerc.corpus import Corpus
 from mmerc.features.frozen import encode
 from mmerc.features.text import TextEncoder
@@ -48,8 +49,9 @@ def chat(tmp_path: Path) -> Path:
 def assert_one_line(result: tuple[int, str, str], *said: str) -> None:
     code, out, err = result
     assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    *notes, last = err.splitlines()
+    assert last.startswith("error: ")
+    assert all("fetching" in note for note in notes)
     for part in said:
         assert part in err
 
@@ -199,7 +201,7 @@ def write_jsonl(path: Path, **fields: Any) -> Path:
 
 
 def test_mistakes(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
-    assert_one_line(mmerc("predict", tmp_path / "gone", chat), "gone does not exist: expected")
+    assert_one_line(mmerc("predict", tmp_path / "gone", chat), "is not a checkpoint folder")
     assert_one_line(mmerc("predict", tmp_path, chat), "it has no checkpoint.json")
     assert_one_line(mmerc("predict", trained, tmp_path / "gone.txt"), "gone.txt does not exist")
     assert_one_line(mmerc("predict", trained, chat, "--device", "gpu"), "device 'gpu' cannot be used")
@@ -231,3 +233,41 @@ def test_a_failing_write_leaves_the_old_file(
     result = mmerc("predict", trained, chat, "--format", "csv", "--out", tmp_path / "file" / "p.csv")
     assert result[0] == 2
     assert (tmp_path / "file").read_text(encoding="utf-8") == "old"
+
+
+# Models on the Hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path) -> Iterator[FakeHub]:
+    with fake_hub() as running:
+        ask_there(monkeypatch, running.address, str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        names = ("checkpoint.json", "config.yaml", "model.safetensors")
+        running.repositories["ann/talks"] = [{name: (trained / name).read_bytes() for name in names}]
+        yield running
+
+
+def test_a_model_on_the_hub(mmerc: Command, hub: FakeHub, trained: Path, chat: Path, tmp_path: Path) -> None:
+    code, out, err = mmerc("predict", "ann/talks", chat, "--format", "json")
+    assert code == 0, err
+    assert out == mmerc("predict", trained, chat, "--format", "json")[1]
+    code, _, err = mmerc("predict", "ann/talks", chat, "--out-dir", "results", "--jobs", "1")
+    assert code == 0, err
+    assert json.loads((tmp_path / "results/chat.json").read_text(encoding="utf-8")) == json.loads(out)
+
+
+def test_a_name_that_is_neither_here_nor_there(mmerc: Command, hub: FakeHub, chat: Path) -> None:
+    for out in ((), ("--out-dir", "results")):
+        assert_one_line(
+            mmerc("predict", "ann/other", chat, *out), "no folder ann/other here", "on the Hugging Face Hub"
+        )
+
+
+def test_what_the_hub_is_not_asked_for(mmerc: Command, hub: FakeHub, chat: Path) -> None:
+    """The conversation's own name, that of a file, and a model before its conversation is there."""
+    for out in ((), ("--out-dir", "results")):
+        assert_one_line(mmerc("predict", "talks/one", *out), "talks/one does not exist")
+        assert_one_line(mmerc("predict", "talks/one.srt", chat, *out), "talks/one.srt")
+    assert_one_line(mmerc("predict", "ann/talks", "gone.txt"), "gone.txt does not exist")
+    assert hub.asked == []

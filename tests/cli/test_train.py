@@ -61,6 +61,7 @@ def assert_one_line(result: tuple[int, str, str], *said: str) -> None:
 # Training
 
 
+@pytest.mark.slow
 def test_the_whole_road_as_a_user_goes_it(corpus: Corpus, tmp_path: Path) -> None:
     chat = tmp_path / "chat.jsonl"
     vectors = {m: [0.5] * x.width for m, x in corpus.modalities.items()}

@@ -36,10 +36,11 @@ Given = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CHECKPOINT] CONVERSATION",
-        help="A checkpoint folder or a model in the box (`meld-text` if none is named), and a transcript "
-        "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …; - is standard input) or, with "
-        "--transcript, an audio or video recording. With --out-dir: any number of transcripts, of "
-        "recordings with transcripts of the same name beside them, and of folders with these.",
+        help="A checkpoint folder, a model in the box (`meld-text` if none is named) or on the Hugging Face "
+        "Hub (`name/model`), and a transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` "
+        "lines, …; - is standard input) or, with --transcript, an audio or video recording. With --out-dir: "
+        "any number of transcripts, of recordings with transcripts of the same name beside them, and of "
+        "folders with these.",
     ),
 ]
 Formats = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from mmerc.cli.measuring import metering
-from mmerc.cli.terminal import loading
+from mmerc.cli.terminal import load_torch, loading
 from mmerc.errors import ConfigError, ConversationError
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ Given = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CHECKPOINT] CONVERSATION",
-        help="A checkpoint folder or a model in the box (`meld-text` if none is named), a transcript "
-        "(CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` lines, …; - is standard input) or, with "
-        "--transcript, an audio or video recording.",
+        help="A checkpoint folder, a model in the box (`meld-text` if none is named) or on the Hugging Face "
+        "Hub (`name/model`), and a transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` "
+        "lines, …; - is standard input) or, with --transcript, an audio or video recording.",
     ),
 ]
 Transcript = Annotated[
@@ -71,36 +71,39 @@ def answer(
     cache: Path | None,
 ) -> Answer:
     """Predict what the arguments name, and say on stderr what was used."""
-    from mmerc.transcripts import read_transcript
-
     checkpoint, conversation = _checkpoint_and_conversation(given)
     if transcript is not None and conversation == STDIN:
         raise ConfigError("a recording is not read from standard input: name its file")
-    for path in filter(None, (conversation, transcript)):
-        if path != STDIN and not path.exists():  # before the model is loaded
-            raise ConversationError(f"{path} does not exist")
-    pasted = _read_stdin() if STDIN in (conversation, transcript) else []
-    if transcript is not None and len(pasted) > 1:
-        raise ConversationError(f"standard input holds {len(pasted)} conversations, a recording has one")
+    # Before the model, which may have to be downloaded.
+    spoken = _conversations(conversation if transcript is None else transcript)
+    if transcript is not None and len(spoken) > 1:
+        raise ConversationError(f"{transcript} holds {len(spoken)} conversations, a recording has one")
+    if transcript is not None and not conversation.exists():
+        raise ConversationError(f"{conversation} does not exist")
     with loading(str(checkpoint)):
         from mmerc.features.extractors import Files
-        from mmerc.recognizer import load, read_conversation, refuse_recording
+        from mmerc.recognizer import load
 
         recognizer = load(checkpoint, device)
     if transcript is None:
-        refuse_recording(conversation)
-        predictions = recognizer.predict_many(pasted or read_transcript(conversation))
+        predictions = recognizer.predict_many(spoken)
     else:
-        spoken = pasted[0] if pasted else read_conversation(transcript)
         with metering(jobs, "processes", cache) as meter:
             files = Files(weights, face_detector)
-            predictions = [recognizer.predict_recording(spoken, conversation, meter, files)]
+            predictions = [recognizer.predict_recording(spoken[0], conversation, meter, files)]
     _tell_what_was_used(predictions)
     return Answer(recognizer, predictions, None if transcript is None else conversation)
 
 
-def _read_stdin() -> "list[Conversation]":
-    """Read the conversations that are piped or pasted into standard input, in whichever form they are."""
+def _conversations(path: Path) -> "list[Conversation]":
+    """Read a transcript, or what is piped or pasted into standard input, in whichever form that is."""
+    if path != STDIN:
+        if not path.exists():
+            raise ConversationError(f"{path} does not exist")
+        load_torch()
+        from mmerc import forms
+
+        return forms.conversations(path)
     from mmerc.transcripts.reading import parse_transcript
 
     if sys.stdin.isatty():
@@ -120,6 +123,12 @@ def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     if any(file.exists() for file in inside) or (str(first) in SHIPPED and not first.is_file()):
         return first, given[1:]
     if not first.exists():
+        if len(given) > 1:
+            from mmerc.checkpoint import checkpoint_folder, hub
+
+            called = _called(first)
+            if isinstance(called, str) and hub.is_name(called):
+                return checkpoint_folder(called), given[1:]
         raise ConversationError(
             f"{first} does not exist: expected a conversation, a checkpoint folder, or a model in the box "
             f"({', '.join(SHIPPED)})"
@@ -127,14 +136,24 @@ def checkpoint_and_others(given: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     return Path(DEFAULT), given
 
 
-def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[Path, Path]:
+def _called(checkpoint: Path) -> str | Path:
+    """Return what a checkpoint is called: in a text, it may be a name on the Hub; a file's name is none."""
+    from mmerc.forms import FILES
+
+    return checkpoint if checkpoint.suffix.lower() in FILES else checkpoint.as_posix()
+
+
+def _checkpoint_and_conversation(given: Sequence[Path]) -> tuple[str | Path, Path]:
     """Return the two arguments; the first may be left out."""
+    from mmerc.shipped import DEFAULT
+
     if len(given) > 2:
         raise typer.BadParameter(f"expected a checkpoint and a conversation, not {len(given)} names")
-    checkpoint, others = checkpoint_and_others(given)
-    if not others:
-        raise ConfigError(f"{checkpoint} is a model: name a conversation, too (- is standard input)")
-    return (checkpoint, others[0]) if len(others) == 1 else (given[0], given[1])
+    if len(given) == 2:
+        return _called(given[0]), given[1]
+    if not checkpoint_and_others(given)[1]:
+        raise ConfigError(f"{given[0]} is a model: name a conversation, too (- is standard input)")
+    return DEFAULT, given[0]
 
 
 def _tell_what_was_used(predictions: "Sequence[Prediction]") -> None:

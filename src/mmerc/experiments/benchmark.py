@@ -3,18 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mmerc.config import merge, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
 from mmerc.experiments.cells import Cell, Result
 from mmerc.experiments.comparison import Comparison, protocol
+from mmerc.experiments.published import published_scores
 from mmerc.metrics import Spread
 from mmerc.models import choose_modalities, find, resolve
 from mmerc.tables import Grid
@@ -148,7 +145,7 @@ def tables(
     if oracle:
         columns["oracle epoch"] = [str(oracle.get(name, "–")) for name in names]
         notes.append("Oracle epoch (chosen on test): the wF1 that such a choice would report; not a result.")
-    printed = published().get(corpus.name, {})
+    printed = published_scores().get(corpus.name, {})
     found = [printed.get(result.cell.config.model) for result in comparison.results]
     if any(found):
         columns["published wF1 / acc."] = [_published_cell(entry) for entry in found]
@@ -160,14 +157,6 @@ def tables(
             record["oracle_weighted_f1"] = oracle[record["name"]]._asdict()
     title = f"{corpus.name}, {protocol(comparison.results)}"
     return [comparison.grid(title, notes, columns), comparison.class_grid()], records
-
-
-@cache
-def published() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the published numbers: corpus → model → accuracy, weighted F1 (%) and what the system read."""
-    text = resources.files("mmerc.experiments").joinpath("published.yaml").read_text(encoding="utf-8")
-    content: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
-    return content
 
 
 def _published_cell(entry: Mapping[str, Any] | None) -> str:

@@ -26,10 +26,11 @@ from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
 from mmerc.experiments.listeners import Oracle, Stopwatch, read_notes
-from mmerc.experiments.runs import Run, out_of_memory_explained, plan, task_of
+from mmerc.experiments.runs import Run, plan, task_of
 from mmerc.manifest import damaged
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
+from mmerc.optimization import choose_device, failures_explained
 from mmerc.processes import side_by_side
 from mmerc.storage import exclusive, write_json, write_text
 from mmerc.training import train
@@ -180,12 +181,12 @@ def _finish(device: str, job: Job) -> float:
     if job.cell.test == "oracle":
         test = corpus.split("test") if fold is None else corpus.fold(fold)["test"]
         listener = Oracle(folder, task, test, data)
-    with out_of_memory_explained():
-        progress = train(task, folder, resume=True, device=device, listener=listener)
-        if job.cell.test == "frozen" and job.cell.predictions:
+    progress = train(task, folder, resume=True, device=device, listener=listener)
+    if job.cell.test == "frozen" and job.cell.predictions:
+        with failures_explained(task.run, choose_device(device)):
             (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split
-            table = predictions(corpus, found.rows, found.probabilities)
-            write_predictions(folder / job.cell.predictions, table)
+        table = predictions(corpus, found.rows, found.probabilities)
+        write_predictions(folder / job.cell.predictions, table)
     write_json(folder / "done.json", {"data": data})
     return progress.best_score
 

@@ -2,12 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
@@ -112,27 +109,10 @@ def train_in_turn(
     """Train runs one after the other in this process; yield each as it ends."""
     for run in runs:
         task = task_of(corpus, config, run)
-        with out_of_memory_explained():
-            progress = train(task, run.folder, resume=resume, device=device, listener=listener(run))
+        progress = train(task, run.folder, resume=resume, device=device, listener=listener(run))
         yield run, progress
 
 
 def _train_alone(corpus: Path, config: RunConfig, resume: bool, device: str, run: Run) -> Progress:
     task = task_of(Corpus.open(corpus), config, run)
-    with out_of_memory_explained():
-        return train(task, run.folder, resume=resume, device=device)
-
-
-@contextmanager
-def out_of_memory_explained() -> Iterator[None]:
-    """Turn running out of memory into an error that says what to do."""
-    try:
-        yield
-    except RuntimeError as error:
-        # The allocator of the CPU has no exception class of its own.
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise TrainingError(
-            "out of memory: lower training.batch_size or the widths of the network, or, with a text encoder, "
-            "set text_encoder.gradient_checkpointing; --resume goes on where it stopped"
-        ) from None
+    return train(task, run.folder, resume=resume, device=device)

@@ -76,11 +76,11 @@ def _predicted(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(transcript: str) -> "Conversation":
-    from mmerc.recognizer import read_conversation
+    from mmerc.forms import conversation
     from mmerc.service.failures import Failure
 
     try:
-        return read_conversation(transcript)
+        return conversation(Path(transcript))
     except ConversationError as error:  # it quotes what it cannot read, for a user's own screen
         raise Failure(422, "cannot_be_read", QUOTED.sub("…", str(error)), "transcript") from None
 

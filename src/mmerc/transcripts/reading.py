@@ -77,10 +77,10 @@ def parse_transcript(raw: bytes, path: Path, *, by_content: bool = False) -> lis
     """
     text = _decoded(raw, path)
     suffix = guess_suffix(text) if by_content else path.suffix.lower()
-    rows = list(_READERS.get(suffix, _plain_rows)(path, text))
+    rows = list(_READERS.get(suffix, plain_rows)(path, text))
     if not rows:
         raise ConversationError(f"{path} holds no utterances")
-    found = _conversations(path, rows)
+    found = gathered(path, rows)
     form = suffix.removeprefix(".") if suffix in _READERS else "plain text"
     _log.debug("%s read as %s: %d utterances in %d conversations", path, form, len(rows), len(found))
     return found
@@ -102,7 +102,8 @@ def _decoded(raw: bytes, path: Path) -> str:
         ) from None
 
 
-def _plain_rows(path: Path, text: str) -> Iterator[Row]:
+def plain_rows(path: Path, text: str) -> Iterator[Row]:
+    """Yield the utterances of a plain text."""
     for speech in read_lines(text, str(path)):
         yield Row(f"line {speech.line}", {"speaker": speech.speaker, "text": speech.text})
 
@@ -123,8 +124,17 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 SUFFIXES = frozenset((*_READERS, ".txt"))  # that transcripts are known by, in a folder with other files
 
 
-def _conversations(path: Path, rows: Sequence[Row]) -> list[Conversation]:
-    gathered: dict[str | None, list[Utterance]] = {}
+def gathered(path: Path, rows: Sequence[Row]) -> list[Conversation]:
+    """Gather checked utterances into conversations, in order of first appearance.
+
+    Args:
+        path: messages and a conversation without a name of its own are named after it
+        rows: at least one
+
+    Raises:
+        ConversationError: an utterance cannot be; says which.
+    """
+    found: dict[str | None, list[Utterance]] = {}
     nameless: str | None = None
     untimed: set[str | None] = set()  # conversations that stay in the order of the file
     for row in rows:
@@ -133,12 +143,12 @@ def _conversations(path: Path, rows: Sequence[Row]) -> list[Conversation]:
             nameless = nameless or row.where
         if not row.timed or utterance.start_ms is None:
             untimed.add(name)
-        gathered.setdefault(name, []).append(utterance)
-    if nameless and len(gathered) > 1:
+        found.setdefault(name, []).append(utterance)
+    if nameless and len(found) > 1:
         raise ConversationError(f"{path}: {nameless}: no dialogue_id, but other utterances have one")
-    for name in gathered.keys() - untimed:
-        gathered[name].sort(key=_start)
-    return [Conversation(tuple(found), id=name or path.stem) for name, found in gathered.items()]
+    for name in found.keys() - untimed:
+        found[name].sort(key=_start)
+    return [Conversation(tuple(spoken), id=name or path.stem) for name, spoken in found.items()]
 
 
 def _start(utterance: Utterance) -> int:
