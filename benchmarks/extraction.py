@@ -26,10 +26,11 @@ import numpy as np
 from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_processes
 from mmerc.extraction.measuring import Meter
-from mmerc.features.decoding import Span, read_pictures, read_sound, sample_times
+from mmerc.features.decoding import read_pictures, read_sound
 from mmerc.features.extractors import choose
 from mmerc.features.loudness import loudness
 from mmerc.features.recipe import AudioExtractor, Look, VisualExtractor
+from mmerc.features.spans import Span, sample_times
 from mmerc.media import Source
 
 STUDIO = Path(__file__).parents[1] / "tests" / "studio.py"

@@ -20,7 +20,7 @@ ship() {
     corpus=$RUNS/corpora/$1
     [ -e "$corpus/corpus.json" ] || step "$MMERC" corpus import meld "$DATA/meld" --out "$corpus"
     [ -e "$corpus/features/text.safetensors" ] || step "$MMERC" corpus encode-text "$corpus" $2
-    step "$MMERC" train df-erc --corpus "$corpus" --config configs/df-erc-meld-text.yaml --seeds 5 \
+    step "$MMERC" train df-erc --corpus "$corpus" --config df-erc-meld-text --seeds 5 \
         --jobs "$JOBS" --resume --out "$RUNS/$1" $3
     step "$PYTHON" benchmarks/pack.py "$RUNS/$1" --corpus "$corpus" --name "$1" --out "src/mmerc/shipped/$1"
 }

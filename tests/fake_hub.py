@@ -73,8 +73,10 @@ class _Answers(BaseHTTPRequestHandler):
             self.reply(self.hub.answer)
         elif path.startswith("api/models/"):
             self.describe(path)
-        else:
+        elif "/resolve/" in path:
             self.resolve(path)
+        else:  # huggingface_hub asks for things of its own, too
+            self.reply(404)
 
     def describe(self, path: str) -> None:
         name, revision = "/".join(path.split("/")[2:4]), [*path.split("/")[5:], "main"][0]

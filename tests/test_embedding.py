@@ -20,6 +20,7 @@ from mmerc.conversation import Conversation, Emotion, Prediction, Utterance, fra
 from mmerc.features.frozen import encode
 from mmerc.features.text import TextEncoder
 from mmerc.recognizer import Recognizer
+from mmerc.shipped import CHAT
 from mmerc.training import train
 from mmerc.transcripts import write_predictions
 from studio import RECORDING, write_srt
@@ -140,7 +141,7 @@ def test_threads_load_the_text_encoder_once(reader: Path, monkeypatch: pytest.Mo
 def test_the_blocks_of_the_page_run(
     tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "chat.txt").write_bytes((ROOT / "examples" / "chat.txt").read_bytes())
+    (tmp_path / "chat.txt").write_bytes(CHAT.read_bytes())
     (tmp_path / "talk.mp4").write_bytes(recording.read_bytes())
     write_srt(tmp_path / "talk.srt", RECORDING)
     monkeypatch.chdir(tmp_path)
@@ -172,7 +173,7 @@ def test_the_blocks_of_the_page_are_typed(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "mypy", "--no-incremental", "page.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
     assert done.returncode == 0, done.stdout
     assert len(revealed) == len(seen)

@@ -185,7 +185,6 @@ def test_what_is_there_is_never_a_text() -> None:
         ([pd.DataFrame({"text": ["a"]})], "predict_many takes a list of conversations"),
         ("1\n00:00:01,000 --> 00:00:02,000\nhi", "a subtitle file is not plain text"),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_what_is_no_form_is_refused_in_a_line(given: Any, said: str) -> None:
     with pytest.raises(ConversationError, match=said) as caught:

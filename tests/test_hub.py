@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -161,7 +162,9 @@ def test_the_cache_is_enough_without_a_network(
     unreachable = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", unreachable)
     assert load("ann/talks", "cpu").labels
-    with pytest.raises(CheckpointError, match=r"no folder ann/other here, .*: ConnectError"):
+    with pytest.raises(
+        CheckpointError, match=r"no folder ann/other here, .*: the Hub is not reached \(ConnectError"
+    ):
         load("ann/other", "cpu")
 
 
@@ -300,6 +303,22 @@ def test_what_people_wrote_into_the_card_stays(hub: FakeHub, trained: Path) -> N
     shared = hub.repositories["ann/talks"][0]["README.md"]
     assert "# Our model\n\nOf our own talks. ä😀\n" in shared.decode()
     assert front(shared)["license"] == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    "card", [b"---\nlicense: [\n---\n# Ours\n", b"---\n- a list\n---\n", b"\xff\xfe# Ours\n"]
+)
+def test_a_card_that_cannot_be_read(hub: FakeHub, trained: Path, tmp_path: Path, card: bytes) -> None:
+    own = Path(shutil.copytree(trained, tmp_path / "own"))
+    (own / "README.md").write_bytes(card)
+    with pytest.raises(CheckpointError, match=r"README\.md cannot be read as Markdown with YAML") as caught:
+        load(own, "cpu").push_to_hub("ann/talks")
+    assert "\n" not in str(caught.value)
+    (own / "README.md").unlink()
+    (own / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CheckpointError, match=r"test\.parquet cannot be read"):
+        load(own, "cpu").push_to_hub("ann/talks")
+    assert hub.asked == []
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub: FakeHub, trained: Path) -> None:

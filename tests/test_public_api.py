@@ -140,5 +140,5 @@ def test_one_error_tree() -> None:
 def test_importing_waits_for_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "pyarrow")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert found.stdout.strip() == "[]"

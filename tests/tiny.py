@@ -162,5 +162,6 @@ def make_bert(folder: Path, seed: int = 0) -> Path:
     )
     torch.manual_seed(seed)
     BertModel(shape).save_pretrained(folder)
-    BertTokenizerFast(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
     return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmerc.errors import ConfigError, MmercError
+from mmerc.extras import needed
 from mmerc.processes import THREADS
 
 Job = TypeVar("Job")
@@ -71,10 +72,8 @@ def _do(shared: tuple[Callable[[Any], Any], Path], job: Any) -> Any:
 
 def _connected(gpus: float) -> Any:
     """Return Ray, connected."""
-    try:
+    with needed("the engine `ray`", "mmerc[ray]"):
         import ray
-    except ImportError:
-        raise ConfigError("the engine `ray` needs Ray: `pip install mmerc[ray]`") from None
     if not ray.is_initialized():
         try:
             ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)

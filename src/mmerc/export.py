@@ -23,6 +23,7 @@ from torch.onnx import utils
 from mmerc.batch import Batch
 from mmerc.checkpoint import load_checkpoint, versions
 from mmerc.errors import ConfigError
+from mmerc.extras import needed
 from mmerc.features.frozen import encoder_for
 from mmerc.features.packing import Tokens
 from mmerc.features.text import TextEncoder
@@ -200,13 +201,9 @@ def _draw(pipeline: Pipeline, widths: Mapping[str, int], lengths: Sequence[int])
 
 
 def _write(graph: _Graph, path: Path, metadata: Mapping[str, Any]) -> Exported:
-    try:
+    with needed("an export", "mmerc[onnx]"):
         import onnx
         import onnxruntime  # noqa: F401, wanted for the check; say so before the work
-    except ImportError:
-        raise ConfigError(
-            "an export needs the packages onnx and onnxruntime: pip install 'mmerc[onnx]'"
-        ) from None
     size = sum(x.numel() * x.element_size() for x in graph.module.state_dict().values())
     if size > LARGEST:
         raise ConfigError(

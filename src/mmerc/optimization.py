@@ -1,8 +1,6 @@
 """Device, precision, optimizer and schedule: chosen here and nowhere else."""
 
-import ctypes
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -14,6 +12,7 @@ from torch import nn
 from mmerc.config import RunConfig, TrainingConfig
 from mmerc.errors import ConfigError, TrainingError
 from mmerc.models.pipeline import Pipeline
+from mmerc.system import c_library
 
 _log = logging.getLogger(__name__)
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -90,8 +89,8 @@ def return_large_blocks() -> None:
     The C library of most Linux systems keeps them, in pieces that the tensors of the next batch, of other
     lengths, often do not fit: a third of the peak, where layers are many. Other systems are left alone.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    if (adjust := getattr(c_library(), "mallopt", None)) is not None:
+        adjust(M_MMAP_THRESHOLD, 2**20)
 
 
 def return_free_memory() -> None:
@@ -100,8 +99,8 @@ def return_free_memory() -> None:
     Batches of ever other shapes leave holes: a process that serves for long grows by them. To do this now
     and then costs less than `return_large_blocks`, which makes every large tensor dearer.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    if (trim := getattr(c_library(), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def make_optimizer(pipeline: Pipeline, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:

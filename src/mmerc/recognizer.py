@@ -13,7 +13,7 @@ from mmerc import forms
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint, share
 from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
-from mmerc.errors import ConversationError
+from mmerc.errors import CheckpointError, ConversationError
 from mmerc.evaluation import score_table
 from mmerc.explanation import Explanation, occlude
 from mmerc.extraction.cache import Cache
@@ -240,7 +240,11 @@ class Recognizer:
     def _test_scores(self) -> Scores | None:
         """Return the scores of the predictions that a study has left beside the checkpoint."""
         table = self.checkpoint.path / "test.parquet"
-        return score_table(pd.read_parquet(table), self.labels) if table.exists() else None
+        try:
+            return score_table(pd.read_parquet(table), self.labels) if table.exists() else None
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{table} cannot be read ({reason}): delete it, or make it anew") from None
 
     def text_encoder(self) -> TextEncoder | None:
         """Return what reads raw text: an encoder trained along, or the recipe's, loaded at the first call.

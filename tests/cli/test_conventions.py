@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from mmerc.training import train
 from tiny import config, task, write
 
 Command = Callable[..., tuple[int, str, str]]
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signals are others on Windows")
 MMERC = (sys.executable, "-m", "mmerc")
 CHAT = "Ann: oh no, the train is late\nBen: great\n"
 LONG = "never ends " * 200
@@ -188,7 +188,7 @@ def test_no_input_is_overwritten(mmerc: Command, trained: Path, talk: Path) -> N
     assert talk.read_bytes() == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_is_read_only(mmerc: Command, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     assert "may not be written to" in mmerc("predict", "x", "--out-dir", tmp_path / "closed" / "new")[2]
@@ -279,7 +279,10 @@ def test_nothing_and_noise_on_standard_input(
         assert said in err
 
 
+@POSIX
 def test_a_keyboard_is_told_how_to_end(trained: Path) -> None:
+    import pty
+
     keyboard, other = pty.openpty()
     asked = subprocess.Popen([*MMERC, "report", trained, "-"], stdin=other, stderr=subprocess.PIPE, text=True)
     assert asked.stderr is not None
@@ -325,6 +328,8 @@ def test_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 def interrupted(arguments: tuple[Any, ...], ready: Callable[[], bool]) -> tuple[int, str]:
     """Run a command on a terminal, press Ctrl-C when it is ready; return the exit code and all it wrote."""
+    import pty
+
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [*MMERC, *map(str, arguments)])
@@ -355,6 +360,7 @@ def assert_clean(said: str, how: str) -> None:
     assert said.splitlines()[-1].endswith(f"interrupted: {how}")
 
 
+@POSIX
 @pytest.mark.slow
 def test_ctrl_c_while_training(corpus: Corpus, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -365,6 +371,7 @@ def test_ctrl_c_while_training(corpus: Corpus, tmp_path: Path) -> None:
     assert_clean(said, "the same command with --resume goes on after the last whole epoch")
 
 
+@POSIX
 @pytest.mark.slow
 def test_ctrl_c_stops_the_processes_of_a_benchmark(corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -378,6 +385,7 @@ def test_ctrl_c_stops_the_processes_of_a_benchmark(corpus: Corpus, tmp_path: Pat
     assert_clean(said, "the same command goes on where it stopped")
 
 
+@POSIX
 @pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_ctrl_c_while_it_loads(signals: int) -> None:

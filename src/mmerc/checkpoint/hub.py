@@ -120,8 +120,10 @@ def _explained(failed: str) -> Iterator[None]:
         reason = f"the Hub answers {error.response.status_code} {error.response.reason_phrase}{hint}"
     except CheckpointError:
         raise
-    except Exception as error:  # of the HTTP client, of Xet, of the disk: they have no base in common
+    except (OSError, ValueError) as error:
         reason = _cause(error)
+    except Exception as error:  # of the HTTP client or of Xet: they have no base in common
+        reason = f"the Hub is not reached ({_cause(error)})"
     else:
         return
     raise CheckpointError(f"{failed}: {reason}") from None

@@ -74,7 +74,11 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(package), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=10,
         ).stdout.strip()
 
     try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from mmerc.cli.terminal import speak
+from mmerc.cli.terminal import show_messages
 
 ANYWHERE = ("verbose", "quiet")  # the options of the whole command that may stand behind a subcommand, too
 
@@ -22,12 +22,12 @@ def _print_version(wanted: bool) -> None:
 
 def _speak_more(wanted: bool) -> None:
     if wanted:
-        speak(logging.DEBUG)
+        show_messages(logging.DEBUG)
 
 
 def _speak_less(wanted: bool) -> None:
     if wanted:
-        speak(logging.ERROR)
+        show_messages(logging.ERROR)
 
 
 Version = Annotated[

@@ -1,6 +1,5 @@
 """How the corpus commands look on the terminal."""
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from mmerc.corpora.checking import NO_GROUP, Problem, check, class_counts, group_names, groups
 from mmerc.corpus import Corpus
+from mmerc.system import quoted
 
 if TYPE_CHECKING:
     from mmerc.extraction.doctor import Examination
@@ -215,14 +215,14 @@ def _modalities(corpus: Corpus) -> Table:
 
 
 def _next_command(corpus: Corpus, problems: Sequence[Problem]) -> str:
-    folder = shlex.quote(str(corpus.path))
+    folder = quoted(str(corpus.path))
     if not corpus.labels:
         return f"mmerc corpus show {folder}"
     if any(p.severity == "error" for p in problems):
         return f"mmerc corpus check {folder}"
     if "text" not in corpus.modalities and corpus.utterances["text"].fillna("").str.strip().any():
         return f"mmerc corpus encode-text {folder}"
-    run = shlex.quote(f"runs/{corpus.name}")
+    run = quoted(f"runs/{corpus.name}")
     folds = " --cross-validate" if corpus.folds and corpus.utterances["split"].isna().all() else ""
     return f"mmerc train df-erc --corpus {folder}{folds} --out {run}"
 

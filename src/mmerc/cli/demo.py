@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MODELS = ("text-only", "late-fusion", "df-erc")
-CHAT = Path("examples/chat.txt")  # of the repository
 
 
 def demo(
@@ -72,13 +71,24 @@ def _go(out: Path, seeds: int, jobs: int) -> None:
     page = out / "report.html"
     write_report(page, [recognizer.explain(conversation)], title="A conversation of the demo", model="df-erc")
     log.info("7. the same as a page to look at, with the turns that mattered: %s", page)
-    if CHAT.exists():
-        log.info("8. %s, as `meld-text` reads it, the model in the box", CHAT)
-        results().print(render(load(device="cpu").predict(CHAT)))
+    chat = _chat(out)
+    log.info("8. %s, as `meld-text` reads it, the model in the box", chat)
+    results().print(render(load(device="cpu").predict(chat)))
     log.info("next: open %s in a browser", page)
-    log.info("      mmerc predict %s --html chat.html  (or a chat of yours)", CHAT)
+    log.info("      mmerc predict %s --html chat.html  (or a chat of yours)", chat)
     evaluated = out / "df-erc"
     log.info("      mmerc evaluate %s --corpus %s  (each class, confusion, calibration)", evaluated, folder)
+
+
+def _chat(folder: Path) -> Path:
+    """Return the chat that comes with mmerc, copied to where the reader of the demo looks."""
+    from mmerc.shipped import CHAT
+    from mmerc.storage import write_text
+
+    copy = folder / CHAT.name
+    if not copy.exists():
+        write_text(copy, CHAT.read_text(encoding="utf-8"))
+    return copy
 
 
 def _comparison(found: "dict[str, list[Evaluation]]") -> Table:

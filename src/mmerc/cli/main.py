@@ -23,10 +23,11 @@ from mmerc.cli.predict import predict
 from mmerc.cli.report import report
 from mmerc.cli.serve import serve
 from mmerc.cli.sweep import sweep
-from mmerc.cli.terminal import SCREEN, Interrupted, speak
+from mmerc.cli.terminal import SCREEN, Interrupted, show_messages
 from mmerc.cli.train import train
 from mmerc.cli.transfer import transfer
 from mmerc.errors import MmercError
+from mmerc.system import speak
 
 app = typer.Typer(
     name="mmerc",
@@ -58,7 +59,8 @@ _UsageError = cast(type[Exception], typer.BadParameter.__bases__[0])
 
 def run() -> None:
     """Entry point: a mistake of the user ends in one message on stderr and exit code 2."""
-    speak(logging.INFO)
+    speak()
+    show_messages(logging.INFO)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
     try:

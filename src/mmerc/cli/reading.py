@@ -11,6 +11,7 @@ import typer
 from mmerc.cli.measuring import metering
 from mmerc.cli.terminal import load_torch, loading
 from mmerc.errors import ConfigError, ConversationError
+from mmerc.system import END_OF_INPUT
 
 if TYPE_CHECKING:
     from mmerc.conversation import Conversation, Prediction
@@ -107,8 +108,7 @@ def _conversations(path: Path) -> "list[Conversation]":
     from mmerc.transcripts.reading import parse_transcript
 
     if sys.stdin.isatty():
-        end = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
-        log.info("reading from the keyboard: end with %s", end)
+        log.info("reading from the keyboard: end with %s", END_OF_INPUT)
     return parse_transcript(sys.stdin.buffer.read(), Path("standard input"), by_content=True)
 
 

@@ -42,17 +42,12 @@ def serve(
     finishes what was accepted, and ends.
     """
     from mmerc.config import parse_overrides
-    from mmerc.errors import ConfigError
+    from mmerc.extras import needed
 
-    try:
-        with loading("the service"):
-            from mmerc.service.server import LOOPBACK, is_loopback
-            from mmerc.service.server import serve as run
-            from mmerc.service.settings import Settings
-    except ImportError as error:
-        raise ConfigError(
-            f"to serve, install mmerc with its service: pip install 'mmerc[serve]' ({error})"
-        ) from None
+    with needed("the service", "mmerc[serve]"), loading("the service"):
+        from mmerc.service.server import LOOPBACK, is_loopback
+        from mmerc.service.server import serve as run
+        from mmerc.service.settings import Settings
     given = parse_overrides(settings or ())
     if is_loopback(host):
         given = {"allowed_hosts": LOOPBACK, **given}

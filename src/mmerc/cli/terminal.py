@@ -32,7 +32,7 @@ class _OnScreen(logging.Handler):
         SCREEN.print(Text.assemble(("warning: ", "bold yellow"), text) if warning else text)
 
 
-def speak(level: int) -> None:
+def show_messages(level: int) -> None:
     """Let the loggers of mmerc write to standard error, from this level on."""
     LOG.setLevel(level)
     if not any(isinstance(handler, _OnScreen) for handler in LOG.handlers):

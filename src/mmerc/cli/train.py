@@ -11,7 +11,7 @@ from rich.table import Table
 from mmerc.cli.common import Device
 from mmerc.cli.outputs import output_folder
 from mmerc.cli.progress import Work, duration, progress
-from mmerc.cli.terminal import load_torch, results, resumable, speak
+from mmerc.cli.terminal import load_torch, results, resumable, show_messages
 
 if TYPE_CHECKING:
     from mmerc.config import RunConfig
@@ -30,7 +30,9 @@ RunFolder = Annotated[
 ]
 ConfigFiles = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="YAML file; later files win. Repeatable."),
+    typer.Option(
+        metavar="FILE", help="YAML file, or the name of a shipped config; later ones win. Repeatable."
+    ),
 ]
 Preset = Annotated[
     str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper.")
@@ -78,8 +80,9 @@ def train(
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
     from mmerc.models import choose_modalities, resolve
+    from mmerc.shipped import located_config
 
-    layers = [read_yaml(path) for path in config or []]
+    layers = [read_yaml(located_config(path)) for path in config or []]
     given = merge(*layers, {"preset": preset} if preset else {}, parse_overrides(assignments or []))
     run_config = resolve(model, given)
     opened = Corpus.open(corpus)
@@ -92,7 +95,7 @@ def train(
         if jobs > 1 and processes() > 1:
             raise ConfigError("--jobs trains runs side by side, torchrun makes processes share one: choose")
         if not first:
-            speak(logging.ERROR)
+            show_messages(logging.ERROR)
         from_first(lambda: require_free(out, runs))
         log.info("%s on %s: %s; %d run(s)", name, opened.name, ", ".join(modalities), len(runs))
         with resumable("the same command with --resume goes on after the last whole epoch"):
@@ -190,12 +193,10 @@ def _validation(record: dict[str, Any]) -> str:
 
 
 def _tensorboard_writer(folder: Path) -> Any:
-    from mmerc.errors import ConfigError
+    from mmerc.extras import needed
 
-    try:
+    with needed("--tensorboard", "mmerc[tensorboard]"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard needs TensorBoard: pip install 'mmerc[tensorboard]'") from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 

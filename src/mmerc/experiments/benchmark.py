@@ -14,6 +14,7 @@ from mmerc.experiments.comparison import Comparison, protocol
 from mmerc.experiments.published import published_scores
 from mmerc.metrics import Spread
 from mmerc.models import choose_modalities, find, resolve
+from mmerc.system import file_name
 from mmerc.tables import Grid
 
 ANY = "*"  # in a settings file: every corpus, or every model
@@ -63,9 +64,10 @@ def open_corpora(paths: Sequence[Path]) -> list[Corpus]:
     """
     corpora = [Corpus.open(path) for path in paths]
     names = [corpus.name for corpus in corpora]
-    if bad := [name for name in names if name in (ORACLE, "", "..") or Path(name).name != name]:
+    if bad := [name for name in names if name.casefold() == ORACLE or file_name(name) != name]:
         raise ConfigError(f"a corpus called {bad[0]!r} cannot have a folder; import it with another --name")
-    if twice := [name for name in names if names.count(name) > 1]:
+    folders = [name.casefold() for name in names]  # not all file systems tell A from a
+    if twice := [name for name in names if folders.count(name.casefold()) > 1]:
         raise ConfigError(f"two corpora are called {twice[0]!r}; import one of them with another --name")
     return corpora
 

@@ -16,6 +16,7 @@ from mmerc.experiments.benchmark import Settings, settings_for, uses_folds
 from mmerc.experiments.cells import Cell, finished_seeds, validation_of
 from mmerc.metrics import Spread, spread
 from mmerc.models import choose_modalities, resolve
+from mmerc.system import file_name
 
 Values = Mapping[str, Any]  # dotted key → value
 
@@ -135,7 +136,7 @@ def plan_sweep(
             config = resolve(model, *layers)
             choose_modalities(config, list(corpus.modalities))
             name = trial_name(trial)
-            folder = out / corpus.name / model / name
+            folder = out / corpus.name / model / file_name(name)
             cell = Cell.of(name, corpus, config, folder, seeds, uses_folds(corpus, wanted=False))
             runs = tuple(run for run in cell.runs if run.fold is None or folds is None or run.fold in folds)
             if not runs:

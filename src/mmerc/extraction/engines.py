@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mmerc.errors import FeatureError, MmercError
+from mmerc.extras import needed
 from mmerc.processes import THREADS, side_by_side
 
 Job = TypeVar("Job")
@@ -39,11 +40,9 @@ def on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Ended[Job, Res
     Raises:
         FeatureError: Ray is not installed.
     """
-    try:
+    with needed("the engine `ray`", "mmerc[ray]", FeatureError):
         import ray
         from ray.data import DataContext
-    except ImportError:
-        raise FeatureError("the engine `ray` needs Ray: `pip install mmerc[ray]`") from None
     if not jobs:
         return
     if not ray.is_initialized():

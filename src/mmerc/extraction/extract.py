@@ -12,7 +12,6 @@ from mmerc.conversation import Conversation
 from mmerc.corpus import Corpus, Features, add_table
 from mmerc.errors import ConversationError, CorpusError, FeatureError
 from mmerc.extraction.measuring import Meter
-from mmerc.features.decoding import probe
 from mmerc.features.extractors import Chosen
 from mmerc.features.recipe import Measured
 from mmerc.media import Source, read_sources
@@ -68,6 +67,8 @@ def with_features(
         ConversationError: an utterance has no times, so that its place in the recording is unknown, or all
             are after its end.
     """
+    from mmerc.features.decoding import probe  # loads PyAV, which a chat does not need
+
     for number, utterance in enumerate(conversation, start=1):
         if utterance.start_ms is None or utterance.end_ms is None:
             raise ConversationError(

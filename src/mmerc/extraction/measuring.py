@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol, TypeVar
 from mmerc.errors import MmercError
 from mmerc.extraction.cache import Cache, key
 from mmerc.extraction.work import Listen, Spec, Watch, listen, watch
-from mmerc.features.decoding import Span
 from mmerc.features.extractors import Chosen
 from mmerc.features.recipe import LONGEST_S, Measured, Samples
+from mmerc.features.spans import Span
 from mmerc.media import Crop, Source
 
 Job = TypeVar("Job")

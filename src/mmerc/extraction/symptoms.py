@@ -10,10 +10,11 @@ from typing import Final, Literal, NamedTuple
 
 from mmerc.errors import MediaError
 from mmerc.extraction.work import BEYOND
-from mmerc.features.decoding import MediaInfo, Span, sample_times
+from mmerc.features.decoding import MediaInfo
 from mmerc.features.diagnosis import FaceCount, Heard, Seen
 from mmerc.features.loudness import SILENCE_DB
 from mmerc.features.recipe import LONGEST_S, Measured
+from mmerc.features.spans import Span, sample_times
 from mmerc.media import Source
 
 Medium = Literal["sound", "pictures"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from mmerc.features import extractors
-from mmerc.features.decoding import Span, read_pictures, read_sound, sample_times
 from mmerc.features.recipe import (
     AudioExtractor,
     Extractor,
@@ -21,6 +20,7 @@ from mmerc.features.recipe import (
     Samples,
     VisualExtractor,
 )
+from mmerc.features.spans import Span, sample_times
 
 if TYPE_CHECKING:
     from mmerc.media import Crop
@@ -67,6 +67,8 @@ def listen(job: Listen) -> dict[bytes, Measured]:
         MediaError: the file cannot be read, or has no sound.
         FeatureError: an extractor cannot be built.
     """
+    from mmerc.features.decoding import read_sound  # loads PyAV, which a chat does not need
+
     measures = [cast(AudioExtractor, _extractor(spec)) for spec in job.specs]
     found: dict[bytes, Measured] = {}
     for index, samples in read_sound(job.file, job.spans):
@@ -82,6 +84,8 @@ def watch(job: Watch) -> dict[bytes, Measured]:
         MediaError: the file cannot be read, or has no pictures.
         FeatureError: the extractor cannot be built.
     """
+    from mmerc.features.decoding import read_pictures
+
     extractor = cast(VisualExtractor, _extractor(job.spec))
     times = [sample_times(span, extractor.frames_per_second) for span in job.spans]
     wanted = np.unique(np.concatenate(times)).tolist()

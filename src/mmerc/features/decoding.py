@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from mmerc.features.media_file import (
 )
 from mmerc.features.recipe import LONGEST_S, SAMPLE_RATE, Image, Samples
 from mmerc.features.resampling import resample
+from mmerc.features.spans import Span
 from mmerc.media import Crop
 
 # PyAV comes after media_file, which says what to install when it is missing.
@@ -40,7 +41,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-__all__ = ["Damage", "MediaInfo", "Span", "probe", "read_pictures", "read_sound", "sample_times"]
+__all__ = ["Damage", "MediaInfo", "probe", "read_pictures", "read_sound"]
 
 SEEK_GAP_S: Final = 10.0  # between two pictures, from which on it is worth while to seek
 LAST_PICTURE_S: Final = 0.04  # how long the last one stands when the file does not say
@@ -53,13 +54,6 @@ _EIGHT_BIT_LUMA: Final = frozenset(
 )
 _FULL_RANGE: Final = 2  # AVCOL_RANGE_JPEG
 _STRETCH: Final = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
-
-
-class Span(NamedTuple):
-    """A part of a file."""
-
-    start_ms: int = 0
-    end_ms: int | None = None  # None: to the end of the file
 
 
 def read_sound(
@@ -93,24 +87,6 @@ def read_sound(
         asked = [clip for clip in clips if clip.end > clip.start]
         if asked:
             yield from _cut(asked, resample(path, container, stream, damage or Damage()), path)
-
-
-def sample_times(span: Span, frames_per_second: float) -> list[int]:
-    """Return the times in ms at which to look at a span: those of the grid k / fps that lie in it.
-
-    The grid starts with the file, so that overlapping spans share pictures. A span between two points of
-    the grid is looked at in its middle, one that is empty not at all; at most `LONGEST_S` are looked at.
-    """
-    start = max(0, span.start_ms)
-    end = start + round(LONGEST_S * 1000)
-    if span.end_ms is not None:
-        end = min(end, span.end_ms)
-    if end <= start:
-        return []
-    first = math.floor(start * frames_per_second / 1000)
-    last = math.ceil(end * frames_per_second / 1000)
-    grid = (round(k * 1000 / frames_per_second) for k in range(first, last + 1))
-    return sorted({time for time in grid if start <= time < end}) or [(start + end) // 2]
 
 
 def read_pictures(

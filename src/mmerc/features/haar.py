@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmerc.errors import FeatureError
+from mmerc.extras import needed
 from mmerc.features.recipe import Image
 
-try:
+with needed("finding faces", "mmerc[media]", FeatureError):
     import cv2 as cv2  # for the modules that build on this one
-except ImportError:
-    raise FeatureError(
-        "faces are found with OpenCV, which is not installed: pip install mmerc[media]"
-    ) from None
 
 Floats = npt.NDArray[np.float32]
 
@@ -125,7 +122,10 @@ def cascade(name: str) -> Any:
     """Return a cascade of OpenCV's."""
     cascades = _loaded.__dict__
     if name not in cascades:
-        cascades[name] = cv2.CascadeClassifier(str(_file(name)))
+        text = _file(name).read_text(encoding="utf-8")  # on Windows OpenCV opens few paths beyond ASCII
+        stored = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        cascades[name] = cv2.CascadeClassifier()
+        cascades[name].read(stored.getFirstTopLevelNode())
     return cascades[name]
 
 
@@ -140,6 +140,6 @@ def _file(name: str) -> Path:
     path = Path(folder.haarcascades) / name if folder else None
     if path is None or not path.is_file():
         raise FeatureError(
-            f"this OpenCV ({cv2.__version__}) brings no {name}: pip install 'opencv-python-headless<5'"
+            f'this OpenCV ({cv2.__version__}) brings no {name}: pip install "opencv-python-headless<5"'
         )
     return path

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from mmerc.errors import FeatureError
+from mmerc.extras import needed
 from mmerc.features.haar import HaarDetector
 from mmerc.features.recipe import Detector, Image
 from mmerc.features.weights import checked_recipe, file_sha256, followed, weights_file
@@ -23,7 +24,6 @@ _DTYPES: dict[str, type[np.floating[Any]]] = {
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
 }
-_INSTALL = "install them with `pip install mmerc[onnx]`"
 
 
 class Port(NamedTuple):
@@ -52,11 +52,9 @@ class OnnxModel:
                 have, or the packages for ONNX models are not installed.
         """
         self.path = path.expanduser().absolute()
-        try:
+        with needed(f"the model {self.path}", "mmerc[onnx]", FeatureError):
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as state
-        except ImportError:
-            raise FeatureError(f"{self.path} needs packages for ONNX models: {_INSTALL}") from None
         kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
         # The errors of onnxruntime have no base of their own.
         named = (kind for kind in kinds if issubclass(kind, Exception))
@@ -300,11 +298,9 @@ def detector_for(recipe: Mapping[str, Any], weights: Path | None = None) -> Dete
 
 def _external_files(path: Path) -> list[Path]:
     """Return the files beside `path` that hold weights of the model."""
-    try:
+    with needed(f"the model {path}", "mmerc[onnx]", FeatureError):
         import onnx
         from google.protobuf.message import DecodeError
-    except ImportError:
-        raise FeatureError(f"{path} needs packages for ONNX models: {_INSTALL}") from None
     try:
         model = onnx.load_model(path, load_external_data=False)
     except OSError as error:

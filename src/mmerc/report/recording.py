@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mmerc.corpora.recording import PICTURES
 from mmerc.errors import MediaError
+from mmerc.extras import needed
 
 if TYPE_CHECKING:
     from mmerc.features.recipe import Image
@@ -48,7 +49,7 @@ class Recording:
         """
         if not self.thumbnails or not self.seen:
             return {}
-        from mmerc.features.decoding import probe, read_pictures  # PyAV is there only with `mmerc[media]`
+        from mmerc.features.decoding import probe, read_pictures
 
         if probe(self.path).pictures is None:
             return {}
@@ -101,7 +102,8 @@ def _address(path: Path, folder: Path | None) -> str:
 
 
 def _small_jpeg(picture: "Image") -> bytes:
-    import cv2
+    with needed("the pictures of a report", "mmerc[media]", MediaError):
+        import cv2
 
     height, width = picture.shape[:2]
     scale = min(FRAME[0] / width, FRAME[1] / height)
