@@ -393,7 +393,7 @@ def test_ctrl_c_stops_the_processes_of_a_benchmark(corpus: Corpus, tmp_path: Pat
 @POSIX
 @pytest.mark.slow
 def test_ctrl_c_while_it_loads() -> None:
-    code, said = interrupted(("models",), lambda written: b"loading PyTorch" in written)
+    code, said = interrupted(("models",), lambda written: written.count(b"loading PyTorch") > 3)
     assert code in (130, -signal.SIGINT)  # to a shell they are the same
     assert "Traceback" not in said
     assert said.splitlines()[-1].endswith("interrupted")
