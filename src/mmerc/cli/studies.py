@@ -1,50 +1,60 @@
 """What the commands share that run many configs: progress over all runs, and the report of failures."""
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
+from mmerc.cli.outputs import output_folder
+from mmerc.cli.progress import progress
+from mmerc.cli.terminal import resumable
 from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from mmerc.experiments.cells import Cell, Outcome, Result
 
-console = Console(highlight=False)
+log = logging.getLogger(__name__)
 
-Seeds = Annotated[int, typer.Option(help="Runs of each row, with the seeds 0, 1, …", min=1)]
-Jobs = Annotated[int, typer.Option(help="Runs side by side, one thread each. 0: one per core.", min=0)]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each row, with the seeds 0, 1, …", min=1)]
+Jobs = Annotated[
+    int, typer.Option(metavar="N", help="Runs side by side, one thread each. 0: one per core.", min=0)
+]
 Folds = Annotated[
     bool, typer.Option("--folds", help="Cross-validate a corpus that has splits, too, if it has folds.")
 ]
 Engine = Literal["processes", "ray"]
-Engines = Annotated[Engine, typer.Option(help="`ray`: on the Ray cluster of RAY_ADDRESS, a run per core.")]
+Engines = Annotated[
+    Engine,
+    typer.Option(metavar="processes|ray", help="`ray`: on the Ray cluster of RAY_ADDRESS, a run per core."),
+]
 Gpus = Annotated[
-    float, typer.Option(help="With `--engine ray`: a run's share of a GPU, such as 0.25.", min=0, max=1)
+    float,
+    typer.Option(
+        metavar="SHARE", help="With `--engine ray`: a run's share of a GPU, such as 0.25.", min=0, max=1
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Corpora = Annotated[str, typer.Option(help="Corpus folders, comma-separated.")]
+Corpora = Annotated[str, typer.Option(metavar="DIR,DIR,…", help="Corpus folders, comma-separated.")]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Preset of the models, such as refined or paper.")
+]
 StudyFolder = Annotated[
-    Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")
+    Path,
+    typer.Option(
+        metavar="DIR",
+        callback=output_folder,
+        help="Folder for runs and tables; what is in it is not run again.",
+    ),
 ]
-SettingsFile = Annotated[Path | None, typer.Option(help="YAML file: corpus → model → config, `*` for all.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML file: corpus → model → config, `*` for all.")
+]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="key=value for every run, such as training.epochs=20. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="For every run, such as training.epochs=20. Repeatable."),
 ]
 
 
@@ -74,35 +84,28 @@ def model_names(text: str) -> list[str]:
 def run_cells(
     cells: "Sequence[Cell]", jobs: int, device: str, engine: Engine = "processes", gpus: float = 0
 ) -> "list[Outcome]":
-    """Run what is missing with a progress bar over all runs; return the failures."""
+    """Run what is missing and show how far it is; return the failures."""
     from mmerc.cluster import on_cluster
     from mmerc.experiments.cells import pending, run_jobs
 
     missing = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
-    console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(missing)} done, {len(missing)} to go")
+    there = total - len(missing)
+    log.info("%d run(s) in %d row(s): %d done, %d to go", total, len(cells), there, len(missing))
     failed = []
     cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("runs", total=len(missing), note="")
-        try:
-            for outcome in run_jobs(missing, jobs or os.cpu_count() or 1, device, cluster):
-                name = run_name(outcome)
-                if outcome.error is None:
-                    note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"
-                else:
-                    failed.append(outcome)
-                    note = f"{len(failed)} failed"
-                    text = Text.assemble(("failed", "red"), f" {name}: {_first_line(outcome)}")
-                    bar.console.print(text, soft_wrap=True)
-                bar.update(task, advance=1, note=note)
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted: the same command goes on where it stopped\n")
-            raise
+    with progress() as begin, resumable():
+        runs = begin("runs", len(missing))
+        ended = run_jobs(missing, jobs or os.cpu_count() or 1, device, cluster)
+        for done, outcome in enumerate(ended, start=1):
+            name = run_name(outcome)
+            if outcome.error is None:
+                note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"
+            else:
+                failed.append(outcome)
+                note = f"{len(failed)} failed"
+                log.warning("%s failed: %s", name, _first_line(outcome))
+            runs.update(done, note=note)
     return failed
 
 
@@ -139,4 +142,4 @@ def _first_line(outcome: "Outcome") -> str:
 
 def say_files(files: Sequence[Path]) -> None:
     """Name the files that were written."""
-    console.print("written: " + ", ".join(map(str, files)), markup=False, soft_wrap=True)
+    log.info("written: %s", ", ".join(map(str, files)))

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from mmerc.cli.common import Device
+from mmerc.cli.outputs import output_file
 from mmerc.cli.studies import (
     Assignments,
     Corpora,
-    Device,
     Engines,
     Gpus,
     Jobs,
     SettingsFile,
     StudyFolder,
     complain,
-    console,
     model_names,
     run_cells,
     say_files,
     split_names,
 )
+from mmerc.cli.terminal import load_torch, results
 from mmerc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,30 +33,46 @@ if TYPE_CHECKING:
     from mmerc.metrics import Spread
 
 
+GridValues = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=A,B,…", help="Such as network.alpha_similarity=0,0.3,1. Repeatable."),
+]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option("--range", metavar="KEY=LOW:HIGH[:log]", help="What --random draws from. Repeatable."),
+]
+Draws = Annotated[
+    int,
+    typer.Option(metavar="N", help="Draw so many trials instead of trying every combination.", min=0),
+]
+DrawSeed = Annotated[int, typer.Option(metavar="N", help="Seed of the draws.", min=0)]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each trial, with the seeds 0, 1, …", min=1)]
+TestFolds = Annotated[
+    str | None,
+    typer.Option(metavar="I,J,…", help="Test folds to leave out in turn, such as 0 or 0,2; by default all."),
+]
+BestFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=output_file,
+        help="Write --settings with the best trials added (not --set), for `mmerc benchmark`.",
+    ),
+]
+
+
 def sweep(
-    models: Annotated[str, typer.Option(help="Names, comma-separated; `all`.")],
+    models: Annotated[str, typer.Option(metavar="A,B,…", help="Names, comma-separated; `all`.")],
     corpora: Corpora,
     out: StudyFolder,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
-    ] = None,
-    ranges: Annotated[
-        list[str] | None, typer.Option("--range", help="key=low:high[:log], for --random. Repeatable.")
-    ] = None,
-    random: Annotated[
-        int, typer.Option(help="Draw so many trials instead of trying every combination.", min=0)
-    ] = 0,
-    draw_seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="Runs of each trial, with the seeds 0, 1, …", min=1)] = 1,
-    folds: Annotated[
-        str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
-    ] = None,
+    grid: GridValues = None,
+    ranges: Ranges = None,
+    random: Draws = 0,
+    draw_seed: DrawSeed = 0,
+    seeds: Seeds = 1,
+    folds: TestFolds = None,
     settings: SettingsFile = None,
-    best: Annotated[
-        Path | None,
-        typer.Option(help="Write --settings with the best trials added (not --set), for `mmerc benchmark`."),
-    ] = None,
+    best: BestFile = None,
     test: Annotated[bool, typer.Option("--test", help="Score every trial on test, too (figure 9).")] = False,
     assignments: Assignments = None,
     jobs: Jobs = 0,
@@ -63,10 +80,12 @@ def sweep(
     engine: Engines = "processes",
     gpus: Gpus = 0,
 ) -> None:
-    """Train every trial of a grid, or random ones; the best is the one with the best validation score.
+    """Train many settings, and find the one that validates best.
 
-    The test split is not read unless `--test` asks for it, and it chooses nothing.
+    They are those of a grid, or drawn at random. The test split is not read unless `--test` asks for it, and
+    it chooses nothing.
     """
+    load_torch()
     import yaml
 
     from mmerc.config import merge, parse_overrides
@@ -158,7 +177,7 @@ def show_trials(
     folds = sorted({run.fold for run in cells[0].runs if run.fold is not None})
     where = f", folds {', '.join(map(str, folds))}" if folds else ""
     grid = Grid(f"{model} on {corpus}, %, {runs}{where}", header, [row.line for row in rows])
-    console.print(grid.terminal())
+    results().print(grid.terminal())
     facts = {"corpus": corpus, "model": model, "chosen on": "validation weighted F1"}
     say_files(write_report(folder / "sweep", [grid], [row.record for row in rows], facts))
     show_curve(rows, folder)
@@ -188,4 +207,4 @@ def show_curve(rows: "Sequence[Row]", folder: Path) -> None:
     data = data.assign(value=numbers, weighted_f1_sd=data["weighted_f1_sd"].astype(float))
     (key,) = rows[0].record["trial"]
     save(partial(draw, key), data, folder, "sweep")
-    console.print(sensitivity(key, data))
+    results().print(sensitivity(key, data))
