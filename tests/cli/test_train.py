@@ -187,15 +187,15 @@ def test_warnings_are_shown(training: Command) -> None:
     assert "never predicted on validation" in out
 
 
-def test_tensorboard_that_is_not_installed(
-    training: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "trackio"])
+def test_a_tracker_that_is_not_installed(
+    training: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tracker: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert_one_line(
-        training("--tensorboard"), "--tensorboard needs TensorBoard: pip install 'mmerc[tensorboard]'"
-    )
+    monkeypatch.setitem(sys.modules, tracker, None)
+    result = training("--track", tracker)
+    assert_one_line(result, f"--track {tracker} needs another package", f"pip install 'mmerc[{tracker}]'")
     assert not (tmp_path / "run").exists()
-    assert_one_line(training("--tensorboard", "--jobs", 2), "--tensorboard works with --jobs 1")
 
 
 # Mistakes

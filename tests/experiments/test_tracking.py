@@ -2,6 +2,9 @@
 
 import json
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,9 +230,7 @@ def test_a_tracker_that_is_lost_stops_nothing(
     assert written(out) == written(tmp_path / "plain")
     (said,) = (record.getMessage() for record in caplog.records if record.name == tracking.__name__)
     assert said == f"{out}: {tracker} failed (the server is gone); the run goes on without it"
-    assert lost_trackers([out]) == [
-        f"{out}: {tracker} lacks a part of the run (the server is gone); --resume with --track adds it"
-    ]
+    assert lost_trackers([out]) == [f"{out}: {tracker} lacks a part of the run (the server is gone)"]
     tracked(corpus, out, tracker)
     assert lost_trackers([out]) == []
     assert_whole(READERS[tracker](out), out)
@@ -317,3 +318,25 @@ def test_facts_are_those_of_the_command_line(corpus: Corpus, tmp_path: Path) -> 
     assert facts.parameters["training.class_weights"] == '{"joy": 1.0, "sadness": 2.0, "anger": 3.0}'
     assert facts.parameters["text_encoder"] == "null"
     assert len(facts.parameters) < 100  # MLflow takes no more at a time
+
+
+@pytest.mark.slow
+def test_killed_in_processes_of_their_own(corpus: Corpus, tmp_path: Path, tracker: Tracker) -> None:
+    """Two runs side by side, killed while they train, are two runs when they have gone on."""
+    long = [f"--set=training.{key}" for key in ("epochs=300", "patience=300")]
+    where = ["--corpus", corpus.path, "--out", tmp_path / "runs", "--device", "cpu", "--track", tracker]
+    words = ["train", "late-fusion", *where, "--seeds", 2, "--jobs", 2, *long, "--resume"]
+    script = "from mmerc.cli.main import run; run()"
+    command = [sys.executable, "-c", script, *map(str, words)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
+    while not all((folder / "log.jsonl").exists() and len(log_of(folder)) > 3 for folder in folders):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not any((folder / "checkpoint.json").exists() for folder in folders)
+    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "lacks a part" not in said
+    for folder in folders:
+        assert_whole(READERS[tracker](folder), folder)

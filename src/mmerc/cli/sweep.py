@@ -96,7 +96,7 @@ def sweep(
     from mmerc.config import merge, parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
     from mmerc.experiments.sweep import grid_trials, plan_sweep, random_trials
-    from mmerc.experiments.tuning import Space
+    from mmerc.experiments.tuning import Space, require_optuna
     from mmerc.storage import write_text
 
     names = model_names(models)
@@ -114,6 +114,7 @@ def sweep(
     )
     pairs = list(product(opened, names))
     if sampler == "tpe":
+        require_optuna()
         run = runner(jobs, device, engine, gpus, track)
         plans = [partial(_cell, plan, name, corpus) for corpus, name in pairs]
         found, failed = _tune(plans, Space(*space), draw_seed, trials or 0, prune, processes_of(jobs), run)

@@ -149,7 +149,7 @@ class Tracking(Listener):
 def lost_trackers(folders: Sequence[Path]) -> list[str]:
     """Return a line for each run that a tracker does not have as a whole."""
     return [
-        f"{folder}: {tracker} lacks a part of the run ({notes['lost']}); --resume with --track adds it"
+        f"{folder}: {tracker} lacks a part of the run ({notes['lost']})"
         for folder in folders
         for tracker, notes in read_notes(folder / NOTES).items()
         if notes.get("lost")

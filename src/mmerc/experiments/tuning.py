@@ -58,6 +58,11 @@ class Space:
             **{key: FloatDistribution(x.low, x.high, log=x.log) for key, x in self.ranges.items()},
         }
 
+    def example(self) -> Values:
+        """Return one of the possible trials."""
+        first = {key: values[0] for key, values in self.choices.items()}
+        return first | {key: found.low for key, found in self.ranges.items()}
+
     def rounded(self, values: Values) -> Values:
         """Return a proposal as it is trained and named."""
         return {key: self.ranges[key].rounded(x) if key in self.ranges else x for key, x in values.items()}
@@ -81,13 +86,14 @@ class Study:
         seed: of the proposals
 
     Raises:
-        ConfigError: Optuna is not installed.
+        ConfigError: Optuna is not installed, or the space has an unknown key or a value that is not allowed.
         TrainingError: the folder holds the study of another space, config, or corpus.
     """
 
     def __init__(self, plan: Callable[[Values], Cell], space: Space, seed: int) -> None:
-        optuna = _optuna()
+        optuna = require_optuna()
         self.plan, self.space, self.seed = plan, space, seed
+        plan(space.example())  # a key or a value that does not exist must leave no study behind
         folder = plan({}).folder
         file = folder / "optuna.log"
         _mend(file)
@@ -172,8 +178,14 @@ class Study:
         """Return the last epoch of each trial that was pruned, by the folder of its cell."""
         from optuna.trial import TrialState
 
-        cut = {k: x for k, x in self.ended().items() if x.state == TrialState.PRUNED}
-        return {self.plan(x.params).folder: len(x.intermediate_values) for x in cut.values()}
+        found: dict[Path, int] = {}
+        for trial in self.ended().values():
+            folder = self.plan(trial.params).folder
+            if trial.state == TrialState.PRUNED:
+                found[folder] = len(trial.intermediate_values)
+            else:  # the same values, asked for again and not pruned that time
+                found.pop(folder, None)
+        return found
 
     def curves(self) -> tuple[Curve, ...]:
         """Return the validation scores of the trials that went to their end, epoch by epoch."""
@@ -193,8 +205,8 @@ class Pruner(Listener):
     def __init__(self, curves: Sequence[Curve]) -> None:
         from optuna.trial import create_trial
 
-        optuna = _optuna()
-        pruner = optuna.pruners.MedianPruner(FREE_TRIALS, FREE_EPOCHS)
+        optuna = require_optuna()
+        pruner = optuna.pruners.MedianPruner(FREE_TRIALS, FREE_EPOCHS + 1)
         study = optuna.create_study(direction="maximize", pruner=pruner)
         for curve in curves:
             steps = dict(enumerate(curve, start=1))
@@ -273,8 +285,12 @@ def _train(
     return cut
 
 
-def _optuna() -> Any:
-    """Return Optuna, which reports only what is wrong."""
+def require_optuna() -> Any:
+    """Return Optuna, which is told to report only what is wrong.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import optuna
     except ModuleNotFoundError as error:
@@ -286,7 +302,7 @@ def _optuna() -> Any:
 
 
 def _sampler(seed: int) -> Any:
-    return _optuna().samplers.TPESampler(seed=seed, constant_liar=True)
+    return require_optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def _mend(journal: Path) -> None:
