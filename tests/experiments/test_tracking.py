@@ -321,20 +321,22 @@ def test_facts_are_those_of_the_command_line(corpus: Corpus, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_in_processes_of_their_own(corpus: Corpus, tmp_path: Path, tracker: Tracker) -> None:
     """Two runs side by side, killed while they train, are two runs when they have gone on."""
-    long = [f"--set=training.{key}" for key in ("epochs=300", "patience=300")]
+    long = [f"--set=training.{key}" for key in ("epochs=60", "patience=60")]
     where = ["--corpus", corpus.path, "--out", tmp_path / "runs", "--device", "cpu", "--track", tracker]
     words = ["train", "late-fusion", *where, "--seeds", 2, "--jobs", 2, *long, "--resume"]
     script = "from mmerc.cli.main import run; run()"
     command = [sys.executable, "-c", script, *map(str, words)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
-    while not all((folder / "log.jsonl").exists() and len(log_of(folder)) > 3 for folder in folders):
-        time.sleep(0.01)
-        assert process.poll() is None
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        try:
+            while not all((folder / "log.jsonl").exists() and len(log_of(folder)) > 3 for folder in folders):
+                time.sleep(0.01)
+                assert process.poll() is None
+        finally:
+            process.kill()
     assert not any((folder / "checkpoint.json").exists() for folder in folders)
     said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert "lacks a part" not in said
