@@ -248,11 +248,12 @@ def test_a_killed_sweep_cuts_the_same_trials_short(corpus: Corpus, tmp_path: Pat
 def test_nothing_is_cut_short_early(corpus: Corpus, tmp_path: Path) -> None:
     poor = {"epoch": 0, "validation": {"weighted_f1": 0.0}}
     for others, epochs in ((tuning.FREE_TRIALS - 1, 9), (tuning.FREE_TRIALS, tuning.FREE_EPOCHS)):
-        pruner = tuning.Pruner([(0.5,) * 9] * others)
+        pruner = tuning.Pruner([(0.5,) * 9] * others, 9)
         for epoch in range(1, epochs + 1):
             pruner.epoch({**poor, "epoch": epoch})
     with pytest.raises(tuning.Pruned):
         pruner.epoch({**poor, "epoch": tuning.FREE_EPOCHS + 1})
+    tuning.Pruner([(0.5,) * 9] * 9, 9).epoch({**poor, "epoch": 9})  # nothing is left to save
 
 
 # Mistakes

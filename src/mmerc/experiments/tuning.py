@@ -59,9 +59,9 @@ class Space:
         }
 
     def example(self) -> Values:
-        """Return one of the possible trials."""
+        """Return a possible trial: from the middle of the ranges, whose ends may not be allowed themselves."""
         first = {key: values[0] for key, values in self.choices.items()}
-        return first | {key: found.low for key, found in self.ranges.items()}
+        return first | {key: (found.low + found.high) / 2 for key, found in self.ranges.items()}
 
     def rounded(self, values: Values) -> Values:
         """Return a proposal as it is trained and named."""
@@ -198,11 +198,13 @@ class Study:
 class Pruner(Listener):
     """Ends a run whose best score so far is below the median that others had at the same epoch.
 
+    Not after the last of the `epochs`, where nothing is left to save.
+
     Raises:
         Pruned: it is.
     """
 
-    def __init__(self, curves: Sequence[Curve]) -> None:
+    def __init__(self, curves: Sequence[Curve], epochs: int) -> None:
         from optuna.trial import create_trial
 
         optuna = require_optuna()
@@ -211,7 +213,7 @@ class Pruner(Listener):
         for curve in curves:
             steps = dict(enumerate(curve, start=1))
             study.add_trial(create_trial(value=max(curve), intermediate_values=steps))
-        self.trial = study.ask()
+        self.trial, self.epochs = study.ask(), epochs
 
     def begin(self, progress: Progress) -> None:
         """Judge the epochs of a run that goes on, as they were judged before."""
@@ -221,7 +223,7 @@ class Pruner(Listener):
     def epoch(self, record: dict[str, Any]) -> None:
         """Compare the epoch with the same epoch of the others."""
         self.trial.report(record["validation"]["weighted_f1"], record["epoch"])
-        if self.trial.should_prune():
+        if record["epoch"] < self.epochs and self.trial.should_prune():
             raise Pruned(record["epoch"])
 
 
@@ -274,7 +276,10 @@ def _train(
     if not prune:
         yield from run(missing)
         return set()
-    pruners = {trial.cell.folder: partial(Pruner, study.curves()) for study, trial in asked}
+    pruners = {
+        trial.cell.folder: partial(Pruner, study.curves(), trial.cell.config.training.epochs)
+        for study, trial in asked
+    }
     first = [job for job in missing if job.run == job.cell.runs[0]]
     cut = set()
     for outcome in run([job._replace(watch=pruners[job.cell.folder]) for job in first]):
