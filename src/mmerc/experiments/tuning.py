@@ -59,7 +59,7 @@ class Space:
         }
 
     def example(self) -> Values:
-        """Return a possible trial: from the middle of the ranges, whose ends may not be allowed themselves."""
+        """Return a possible trial: the middle of each range, whose ends may themselves not be allowed."""
         first = {key: values[0] for key, values in self.choices.items()}
         return first | {key: (found.low + found.high) / 2 for key, found in self.ranges.items()}
 
@@ -307,7 +307,7 @@ def require_optuna() -> Any:
 
 
 def _sampler(seed: int) -> Any:
-    return require_optuna().samplers.TPESampler(seed=seed, constant_liar=True)
+    return require_optuna().samplers.TPESampler(seed=seed)
 
 
 def _mend(journal: Path) -> None:
