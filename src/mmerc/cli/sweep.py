@@ -99,18 +99,16 @@ def sweep(
 ) -> None:
     """Train trials of settings; the best is the one with the best validation score.
 
-    The test split is not read unless `--test` asks for it, and it chooses nothing. Cut off, the same command
-    goes on.
+    The test split, which only `--test` reads, chooses nothing. Cut off, the same command goes on.
     """
     import yaml
 
     from mmerc.config import merge, parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
     from mmerc.experiments.sweep import grid_trials, plan_sweep, random_trials
-    from mmerc.experiments.tuning import Space, require_optuna
+    from mmerc.experiments.tuning import Space
     from mmerc.storage import write_text
 
-    names = model_names(models)
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
     space = _space(grid or [], ranges or [], sampler, trials, prune)
@@ -123,9 +121,8 @@ def sweep(
         base=parse_overrides(assignments or []),
         test="frozen" if test else "never",
     )
-    pairs = list(product(opened, names))
+    pairs = list(product(opened, model_names(models)))
     if sampler == "tpe":
-        require_optuna()
         run = runner(jobs, device, engine, gpus, track)
         plans = [partial(_cell, plan, name, corpus) for corpus, name in pairs]
         found, failed = _tune(plans, Space(*space), draw_seed, trials or 0, prune, processes_of(jobs), run)
@@ -191,6 +188,7 @@ def _space(
         ConfigError: it is nothing, or the options contradict each other.
     """
     from mmerc.experiments.sweep import read_choices, read_range
+    from mmerc.experiments.tuning import require_optuna
 
     if sampler == "grid" and (ranges or trials):
         option = "--range" if ranges else "--trials"
@@ -201,6 +199,8 @@ def _space(
         raise ConfigError("--prune needs --sampler tpe: the trials of others do not wait for each other")
     if not grid and not ranges:
         raise ConfigError("nothing to try: give --grid key=v1,v2,… or --range key=low:high")
+    if sampler == "tpe":
+        require_optuna()
     return dict(map(read_choices, grid)), dict(map(read_range, ranges))
 
 
