@@ -18,6 +18,7 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     run_cells,
     say_files,
@@ -59,6 +60,7 @@ def ablate(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
     """Take parts and modalities away, and see what they were worth.
 
@@ -81,7 +83,7 @@ def ablate(
     for plan in plans:
         for note in plan.notes:
             log.warning("left out: %s", note)
-    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus)
+    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus, track)
     for plan in plans:
         show_plan(plan, out, device)
     complain(failed)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,7 @@ from mmerc.cli.terminal import resumable
 from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from mmerc.experiments.cells import Cell, Outcome, Result
+    from mmerc.experiments.cells import Cell, Outcome, Result, Runner
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,10 @@ Gpus = Annotated[
 Corpora = Annotated[str, typer.Option(metavar="DIR,DIR,…", help="Corpus folders, comma-separated.")]
 Preset = Annotated[
     str | None, typer.Option(metavar="NAME", help="Preset of the models, such as refined or paper.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="tensorboard|mlflow|trackio", help="Log every run there, too. Repeatable."),
 ]
 StudyFolder = Annotated[
     Path,
@@ -81,37 +85,86 @@ def model_names(text: str) -> list[str]:
     return list(MODELS) if text.strip() == "all" else split_names(text, "--models")
 
 
+def runner(
+    jobs: int,
+    device: str,
+    engine: Engine = "processes",
+    gpus: float = 0,
+    track: Track = None,
+) -> "Runner":
+    """Return what trains jobs where the options say.
+
+    Raises:
+        ConfigError, TrainingError: a tracker is not installed, cannot be reached, or not from a cluster.
+    """
+    from mmerc.cluster import on_cluster
+    from mmerc.experiments.cells import run_jobs
+    from mmerc.experiments.tracking import read_trackers
+
+    if track and engine == "ray":
+        raise ConfigError("--track works with --engine processes: a cluster's machines share no tracker")
+    trackers = read_trackers(track or [])
+    cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
+    return partial(run_jobs, processes=processes_of(jobs), device=device, engine=cluster, trackers=trackers)
+
+
+def processes_of(jobs: int) -> int:
+    """Return how many runs go side by side."""
+    return jobs or os.cpu_count() or 1
+
+
 def run_cells(
-    cells: "Sequence[Cell]", jobs: int, device: str, engine: Engine = "processes", gpus: float = 0
+    cells: "Sequence[Cell]",
+    jobs: int,
+    device: str,
+    engine: Engine = "processes",
+    gpus: float = 0,
+    track: Track = None,
 ) -> "list[Outcome]":
     """Run what is missing and show how far it is; return the failures."""
-    from mmerc.cluster import on_cluster
-    from mmerc.experiments.cells import pending, run_jobs
+    from mmerc.experiments.cells import pending
 
+    run = runner(jobs, device, engine, gpus, track)
     missing = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
-    there = total - len(missing)
-    log.info("%d run(s) in %d row(s): %d done, %d to go", total, len(cells), there, len(missing))
-    failed = []
-    cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
+    log.info(
+        "%d run(s) in %d row(s): %d done, %d to go", total, len(cells), total - len(missing), len(missing)
+    )
+    return watch_runs(run(missing), len(missing))
+
+
+def watch_runs(outcomes: "Iterator[Outcome]", total: int) -> "list[Outcome]":
+    """Show how far runs are as they end; return the failures."""
+    from mmerc.experiments.tracking import lost_trackers
+
+    failed, lost = [], []
     with progress() as begin, resumable():
-        runs = begin("runs", len(missing))
-        ended = run_jobs(missing, jobs or os.cpu_count() or 1, device, cluster)
-        for done, outcome in enumerate(ended, start=1):
+        runs = begin("runs", total)
+        for done, outcome in enumerate(outcomes, start=1):
             name = run_name(outcome)
-            if outcome.error is None:
+            lost += lost_trackers([outcome.job.run.folder])
+            if outcome.pruned is not None:
+                note = f"{name}: pruned after epoch {outcome.pruned}"
+            elif outcome.error is None:
                 note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"
             else:
                 failed.append(outcome)
                 note = f"{len(failed)} failed"
                 log.warning("%s failed: %s", name, _first_line(outcome))
             runs.update(done, note=note)
+    say_lost(lost)
     return failed
+
+
+def say_lost(lines: Sequence[str]) -> None:
+    """Name the runs that a tracker does not have as a whole."""
+    for line in lines:
+        log.warning("%s", line)
 
 
 def run_name(outcome: "Outcome") -> str:
     """Return corpus, row, seed and fold of a run as they stand in its path."""
-    cell, run = outcome.job
+    cell, run, _ = outcome.job
     return f"{cell.folder.parent.name}/{cell.folder.name}/{run.folder.relative_to(cell.folder)}"
 
 

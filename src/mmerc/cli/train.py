@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,13 @@ from rich.table import Table
 from mmerc.cli.common import Device
 from mmerc.cli.outputs import output_folder
 from mmerc.cli.progress import Work, duration, progress
+from mmerc.cli.studies import Track, say_lost
 from mmerc.cli.terminal import load_torch, results, resumable, show_messages
 
 if TYPE_CHECKING:
     from mmerc.config import RunConfig
     from mmerc.experiments.runs import Run
+    from mmerc.experiments.tracker_stores import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,6 @@ CrossValidate = Annotated[
     bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
 ]
 Jobs = Annotated[int, typer.Option(metavar="N", help="Runs side by side, one thread each.", min=1)]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")]
 
 
 def train(
@@ -65,7 +67,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
     jobs: Jobs = 1,
-    tensorboard: TensorBoard = False,
+    track: Track = None,
 ) -> None:
     """Train a model on a corpus.
 
@@ -79,6 +81,7 @@ def train(
     from mmerc.distributed import from_first, joined, processes
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
+    from mmerc.experiments.tracking import lost_trackers, read_trackers
     from mmerc.models import choose_modalities, resolve
     from mmerc.shipped import located_config
 
@@ -88,21 +91,21 @@ def train(
     opened = Corpus.open(corpus)
     modalities = choose_modalities(run_config, list(opened.modalities))
     runs = plan(opened, out, range(seed, seed + seeds), cross_validate)
-    if tensorboard and jobs > 1:
-        raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model
     with joined() as first:
         if jobs > 1 and processes() > 1:
             raise ConfigError("--jobs trains runs side by side, torchrun makes processes share one: choose")
         if not first:
             show_messages(logging.ERROR)
+        trackers = from_first(lambda: read_trackers(track or []))
         from_first(lambda: require_free(out, runs))
         log.info("%s on %s: %s; %d run(s)", name, opened.name, ", ".join(modalities), len(runs))
         with resumable("the same command with --resume goes on after the last whole epoch"):
-            records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard and first)
+            records = train_runs(corpus, run_config, runs, jobs, resume, device, trackers)
     if not first:
         return
     _show(records, out)
+    say_lost(lost_trackers([run.folder for run in runs]))
     if cross_validate:
         from mmerc.cli.evaluate import show_evaluations
         from mmerc.evaluation import evaluate
@@ -119,7 +122,7 @@ def train_runs(
     jobs: int = 1,
     resume: bool = False,
     device: str = "auto",
-    tensorboard: bool = False,
+    trackers: "Sequence[Tracker]" = (),
 ) -> dict[str, dict[str, Any]]:
     """Train and show how far it is; return the chosen epoch's record of each run, by folder."""
     from mmerc.corpus import Corpus
@@ -129,15 +132,13 @@ def train_runs(
     with progress() as begin:
         if jobs > 1 and len(runs) > 1:
             together = begin("runs", len(runs))
-            ended = train_side_by_side(corpus, config, runs, jobs, resume, device)
+            ended = train_side_by_side(corpus, config, runs, jobs, resume, device, trackers)
         else:
             together = None
             opened = Corpus.open(corpus)
             ended = train_in_turn(
                 opened, config, runs, resume, device,
-                lambda run: make_listener(
-                    begin(_named(run), None), run, config.training.epochs, tensorboard
-                ),
+                lambda run: make_listener(begin(_named(run), None), run, config.training.epochs), trackers,
             )  # fmt: skip
         for done, (run, trained) in enumerate(ended, start=1):
             records[str(run.folder)] = chosen = trained.history[trained.best_epoch - 1]
@@ -147,11 +148,10 @@ def train_runs(
     return records
 
 
-def make_listener(work: Work, run: "Run", epochs: int, tensorboard: bool) -> Any:
+def make_listener(work: Work, run: "Run", epochs: int) -> Any:
     """Return a listener that shows how far a run is, with the losses and the validation scores."""
     from mmerc.training import Listener
 
-    writer = _tensorboard_writer(run.folder) if tensorboard else None
     begun = time.monotonic()
 
     class Showing(Listener):
@@ -170,12 +170,6 @@ def make_listener(work: Work, run: "Run", epochs: int, tensorboard: bool) -> Any
             rest = f", at most {duration(left)} left" if number < epochs else ""
             name = f"{_named(run)} epoch {number}/{epochs}"
             work.line(f"{name}: {_losses(record['losses'])}, {_validation(record)}{rest}")
-            if writer is not None:
-                for key, value in record["losses"].items():
-                    writer.add_scalar(f"loss/{key}", value, number)
-                for key in ("weighted_f1", "macro_f1", "accuracy"):
-                    writer.add_scalar(f"validation/{key}", record["validation"][key], number)
-                writer.flush()
 
     return Showing()
 
@@ -190,14 +184,6 @@ def _losses(losses: dict[str, float]) -> str:
 
 def _validation(record: dict[str, Any]) -> str:
     return f"validation wF1 {100 * record['validation']['weighted_f1']:.2f}"
-
-
-def _tensorboard_writer(folder: Path) -> Any:
-    from mmerc.extras import needed
-
-    with needed("--tensorboard", "mmerc[tensorboard]"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def _show(records: dict[str, dict[str, Any]], out: Path) -> None:

@@ -17,6 +17,7 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     results_of,
     run_cells,
@@ -55,6 +56,7 @@ def transfer(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
     """Train a model on each corpus, and test it on all.
 
@@ -89,7 +91,7 @@ def transfer(
     for warning in shared.warnings:
         log.warning("%s", warning)
     cells = plan_transfer(model, opened, shared.names, out, range(seeds), folds, given, *layers)
-    failed = run_cells(cells, jobs, device, engine, gpus)
+    failed = run_cells(cells, jobs, device, engine, gpus, track)
     if found := results_of(cells):
         targets = [Target.of(corpus, folds) for corpus in opened]
         with one_thread(), status("testing on the other corpora"):
