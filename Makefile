@@ -10,13 +10,18 @@ export HF_HUB_OFFLINE ?= 1
 # Whoever has it set would have each of the test processes compile every file again, in every run.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all test-browser test-lowest coverage check format bench docs results shipped clean
+.PHONY: demo test test-all test-outside test-browser test-lowest coverage check format bench docs results shipped clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mmerc demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# What starts processes of its own: README's commands, other systems and processors, the notebook, packages left out.
+test-outside: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow --timeout 600 tests/systems tests/cli tests/reliability/test_processors.py \
+	    tests/test_examples.py tests/test_extras.py tests/test_forms.py tests/test_packaging.py tests/test_readme.py
 
 # The pages in headless Chromium; skipped where there is none.
 test-browser: $(VENV)/.installed-dev

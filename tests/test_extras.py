@@ -87,6 +87,7 @@ def test_what_can_be_imported_is(broken: str) -> None:
         exec("import another_package")
 
 
+@pytest.mark.slow
 def test_a_chat_needs_no_extra_and_the_rest_says_which(tmp_path: Path) -> None:
     (tmp_path / "chat.txt").write_bytes(CHAT.read_bytes())
     (tmp_path / "talk.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nAnn: hello\n", encoding="utf-8")

@@ -197,6 +197,7 @@ def test_a_line_looks_like_a_path_or_not() -> None:
     assert not looks_like_a_path("talks/one\ntalks/two")
 
 
+@pytest.mark.slow
 def test_who_has_no_table_does_not_wait_for_pandas() -> None:
     """The check for a DataFrame imports nothing; that other rooms import pandas is their affair."""
     code = (

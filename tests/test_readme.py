@@ -156,6 +156,7 @@ def reader(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> She
     return shell
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_python_code_run_in_order(
     reader: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:

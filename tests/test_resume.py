@@ -70,6 +70,7 @@ def files(out: Path) -> dict[str, tuple[int, bytes]]:
 # After a kill
 
 
+@pytest.mark.slow
 def test_after_kill_9_in_the_middle_of_an_epoch(corpus: Corpus, tmp_path: Path) -> None:
     here = Path(__file__).parent
     killed = subprocess.run(
@@ -122,24 +123,23 @@ def test_after_kill_9_at_any_moment(corpus: Corpus, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        *(config(model, epochs=3) for model in MODELS),
-        config("df-erc", epochs=3, ema_decay=0.9, modality_dropout=0.4, schedule="cosine", class_weights=0.5),
-        config("late-fusion", epochs=3, warmup_steps=30, schedule="linear", standardize=False),
-        config("late-fusion", epochs=3, precision="bf16"),
+        *(config(model, epochs=2) for model in MODELS),
+        config("df-erc", epochs=2, ema_decay=0.9, modality_dropout=0.4, schedule="cosine", class_weights=0.5),
+        config("late-fusion", epochs=2, warmup_steps=30, schedule="linear", standardize=False),
+        config("late-fusion", epochs=2, precision="bf16"),
     ],
     ids=[*MODELS, "averaged", "warming up", "half precision"],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(corpus: Corpus, tmp_path: Path, run: RunConfig) -> None:
     train(task(corpus, run), tmp_path / "whole")
     whole = written(tmp_path / "whole")
-    for epoch in (1, 3):
-        out = tmp_path / f"stopped-{epoch}"
-        stop(corpus, run, out, epoch)
-        torch.rand(5)
-        train(task(corpus, run), out, resume=True)
-        assert written(out) == whole
+    stop(corpus, run, tmp_path / "run", 2)
+    torch.rand(5)
+    train(task(corpus, run), tmp_path / "run", resume=True)
+    assert written(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 def test_twice_interrupted_with_an_encoder_trained_along(corpus: Corpus, tmp_path: Path) -> None:
     bert = make_bert(tmp_path / "bert")
     run = config("df-erc", epochs=3, text_encoder={"name": str(bert)}, encoder_learning_rate=1e-3)

@@ -45,7 +45,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_seed_repeats_bit_for_bit(corpus: Corpus, tmp_path: Path, model: str) -> None:
-    run = config(model, epochs=2, modality_dropout=0.3, ema_decay=0.5 if model == "df-erc" else 0.0)
+    run = config(model, epochs=1, modality_dropout=0.3, ema_decay=0.5 if model == "df-erc" else 0.0)
     for out, seed in (("first", 0), ("again", 0), ("other", 1)):
         torch.rand(7)  # what was drawn before does not matter
         train(task(corpus, run, seed), tmp_path / out)
@@ -158,7 +158,7 @@ def test_training_data_matter(corpus: Corpus, tmp_path: Path, kind: str) -> None
 def test_the_checkpoint_is_that_of_the_best_epoch(
     corpus: Corpus, tmp_path: Path, model: str, training: dict[str, Any]
 ) -> None:
-    progress = train(task(corpus, config(model, epochs=4, **training)), tmp_path / "run")
+    progress = train(task(corpus, config(model, epochs=3, **training)), tmp_path / "run")
     records = log(tmp_path / "run")
     assert records == progress.history
     scores = [record["validation"]["weighted_f1"] for record in records]

@@ -124,6 +124,7 @@ def test_comparisons_in_part(mmerc: Command, corpus: Corpus, runs: Path, tmp_pat
     assert "Only the seeds that all runs have are compared: 1." in said
 
 
+@pytest.mark.slow
 def test_folds(mmerc: Command, corpus: Corpus, tmp_path: Path) -> None:
     for name in ("full", "without-utterance"):
         settings = config("df-erc", epochs=1)
@@ -167,6 +168,7 @@ def test_parts_that_are_switched_off(mmerc: Command, corpus: Corpus, tmp_path: P
         assert f"{reason}" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_is_an_ablation_itself(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:
     settings = config("df-erc", epochs=1)
     settings.network.update(utterance_branch=False, fusion="uniform")

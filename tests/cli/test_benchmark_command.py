@@ -80,6 +80,7 @@ def assert_refused(result: tuple[int, str, str], *said: str) -> None:
         assert part in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus], tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -279,6 +279,7 @@ def test_nothing_and_noise_on_standard_input(
         assert said in err
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_keyboard_is_told_how_to_end(trained: Path) -> None:
     import pty

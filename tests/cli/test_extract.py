@@ -46,6 +46,7 @@ def test_meld(mmerc: Command, meld_raw: Path, tmp_path: Path) -> None:
     assert "prosody" in said
 
 
+@pytest.mark.slow
 def test_iemocap(mmerc: Command, iemocap_release: Path, tmp_path: Path) -> None:
     out = tmp_path / "iemocap"
     options = ("--label-map", "iemocap-4", "--text", "none", *HERE)

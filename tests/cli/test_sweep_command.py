@@ -13,6 +13,7 @@ from tiny import SMALL, in_this_process, write
 
 Command = Callable[..., tuple[int, str, str]]
 BASE = {"preset": "plain", "training": {"epochs": 3, "batch_size": 4, "warmup_steps": 2}}
+MODELS = ("text-only", "late-fusion")
 RATES = ("--range", "training.learning_rate=1e-8:0.1:log")
 
 
@@ -25,7 +26,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def sweep(mmerc: Command, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Sweep two models on a corpus in the folder `out`, in this process."""
     monkeypatch.setattr(cells, "side_by_side", in_this_process)
-    models = {m: {"network": SMALL[m]} for m in ("text-only", "late-fusion")}
+    models = {m: {"network": SMALL[m]} for m in MODELS}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"*": {"*": BASE, **models}}), encoding="utf-8")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
@@ -42,7 +43,7 @@ def rows_of(out: Path, model: str) -> list[dict[str, Any]]:
 
 
 def test_a_grid(sweep: Command, tmp_path: Path) -> None:
-    code, said, err = sweep("--grid", "network.dropout=0,0.3", "--grid", "training.epochs=1,2")
+    code, _, err = sweep("--grid", "network.dropout=0,0.3", "--grid", "training.epochs=1,2")
     assert code == 0, err
     assert "8 run(s) in 8 row(s)" in err
     rows = rows_of(tmp_path / "out", "text-only")
@@ -57,7 +58,7 @@ def test_random_draws(sweep: Command, tmp_path: Path) -> None:
     assert sweep(*arguments)[0] == 0
     first = rows_of(tmp_path / "out", "text-only")
     assert len(first) == 3
-    code, said, err = sweep(*arguments)
+    code, _, err = sweep(*arguments)
     assert code == 0, err
     assert "6 done, 0 to go" in err
     assert rows_of(tmp_path / "out", "text-only") == first

@@ -414,6 +414,7 @@ def test_transcripts_that_are_missing_or_of_no_use(tmp_path, imported):
     assert "not a file of MELD" in rejected(imported, make("iemocap-mmgcn"), meld_csv=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_MELD.is_dir(), reason="the transcripts of MELD are not here")
 def test_a_file_of_all_of_meld_agrees_with_the_transcripts(tmp_path):
     starts = {"train": 0, "dev": 1039, "test": 1153}

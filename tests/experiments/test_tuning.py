@@ -231,6 +231,7 @@ def test_poor_trials_are_cut_short_and_never_chosen(corpus: Corpus, tmp_path: Pa
     assert scores_of(found)[best] == max(score for score in scores_of(found) if score is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("runs", [3, 6])
 def test_a_killed_sweep_cuts_the_same_trials_short(corpus: Corpus, tmp_path: Path, runs: int) -> None:

@@ -292,6 +292,7 @@ def test_a_recording_is_found_as_it_was_filmed(recording: Path, tmp_path: Path) 
     assert found.table["faces"].iloc[3] == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_copies_of_the_corpora_are_healthy(meld_raw: Path, iemocap_release: Path, tmp_path: Path) -> None:
     assert examined(import_meld_raw(meld_raw, tmp_path / "meld")).problems == []
     assert examined(import_iemocap(iemocap_release, tmp_path / "iemocap")).problems == []

@@ -84,6 +84,7 @@ def test_what_came_before_and_beside_changes_nothing(name: str) -> None:
         np.testing.assert_array_equal(first, beside)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_bits() -> None:
     code = (
         "import sys, numpy as np; from mmerc.features.opensmile import OpenSmile;"

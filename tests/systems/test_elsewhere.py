@@ -75,6 +75,7 @@ def files(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_commands_write_the_same_bytes_as_if_on_windows(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ def said(code: str, *words: str, **environment: str) -> "subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_tables_on_a_terminal_in_cp1252(tmp_path: Path) -> None:
     chat = tmp_path / "chat.txt"
     chat.write_text("Zoë: at last 😀 ψ │\n佐藤: oh no\n", encoding="utf-8")
