@@ -48,8 +48,8 @@ def chat(tmp_path: Path) -> Path:
 def assert_one_line(result: tuple[int, str, str], *said: str) -> None:
     code, out, err = result
     assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    assert err.lstrip().startswith("error: ")  # rich below 14.3 ends a bar with an empty line
+    assert err.strip().count("\n") == 0
     for part in said:
         assert part in err
 
