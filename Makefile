@@ -1,7 +1,7 @@
 # Each target sets up the virtual environment by itself when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 LOWEST ?= build/lowest
 
 export OMP_NUM_THREADS ?= 1
@@ -37,10 +37,13 @@ test-lowest:
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e ".[dev]" "sentence-transformers==5.*"
 	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
 
+# mypy knows which names of the standard library Windows and macOS lack.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev

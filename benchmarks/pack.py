@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
 from mmerc.analysis.temperature import fit_temperature
-from mmerc.checkpoint import load_checkpoint, save_checkpoint
+from mmerc.checkpoint import front_matter, load_checkpoint, save_checkpoint
 from mmerc.corpus import Corpus
 from mmerc.evaluation import evaluate, find_checkpoints, infer
 from mmerc.metrics import summarise
@@ -64,7 +64,7 @@ def pack(run: Path, corpus: Corpus, out: Path) -> tuple[float, float]:
 
 def card(name: str, folder: Path, run: Path, corpus: Corpus, temperature: float, change: float) -> str:
     """Return the model card; reads the test split."""
-    info = load_checkpoint(folder).info
+    checkpoint = load_checkpoint(folder)
     (shipped,) = evaluate(folder, corpus, device="cpu")
     summary = summarise([found.scores for found in evaluate(run, corpus, device="cpu")])
     live = name == "meld-text-live"
@@ -73,7 +73,10 @@ def card(name: str, folder: Path, run: Path, corpus: Corpus, temperature: float,
     return template.render(
         name=name,
         about=SHIPPED[name],
-        info=info,
+        info=checkpoint.info,
+        front_matter=front_matter(
+            checkpoint.run, checkpoint.info, test=shipped.scores, name=name, license="mit", language="en"
+        ),
         shipped=shipped.scores,
         summary=summary,
         headline=HEADLINE.items(),

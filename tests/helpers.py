@@ -1,12 +1,13 @@
 """What the tests of layers and networks share: random batches, small networks, deterministic weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mmerc.batch import Batch
 from mmerc.corpus import MISSING
@@ -37,6 +38,21 @@ DFERC_PRESETS = list(MODELS["df-erc"].presets)
 # Table 2 of the paper, and a control: the branches without their loss (decision A25).
 ABLATIONS = COMPONENTS | {"without-contrast": {"alpha_contrastive": 0.0}}
 SUBSETS = [("audio",), ("audio", "text"), ("audio", "text", "visual")]
+
+
+class FullPrecision(TorchFunctionMode):
+    """Refuses a recurrence on a CPU that would run in bfloat16, which oneDNN cannot do on every processor."""
+
+    recurrences = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.lstm, torch.gru) and args[0].device.type == "cpu":
+            assert not torch.is_autocast_enabled("cpu"), "a recurrence under autocast"
+            assert args[0].dtype is torch.float32, f"a recurrence in {args[0].dtype}"
+            self.recurrences += 1
+        return func(*args, **(kwargs or {}))
 
 
 def modalities_of(model: str) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ def test_the_manifest_is_written_last(own: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("mmerc.checkpoint.model_card", fail)
+    monkeypatch.setattr("mmerc.checkpoint.folder.model_card", fail)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(own, checkpoint.pipeline.state_dict(), checkpoint.run, checkpoint.info, None)
     with pytest.raises(CheckpointError, match=r"not a finished checkpoint: it has no checkpoint\.json"):

@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mmerc.cluster import _do, on_cluster
@@ -26,18 +26,18 @@ HERE = Path(__file__).parent
 
 def work(folder: Path, job: str) -> str:
     """Note each attempt; fail, die once, die always, or take a while."""
-    with (folder / job).open("a") as file:
+    with (folder / job).open("a", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
     if job == "bad":
         raise MediaError("bad is broken")
     if job == "killer" or (job == "weak" and len(attempts(folder, job)) == 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+        psutil.Process().kill()
     time.sleep(0.2)
     return job.upper() + os.environ["MKL_NUM_THREADS"]
 
 
 def attempts(folder: Path, job: str) -> list[str]:
-    return (folder / job).read_text().split()
+    return (folder / job).read_text(encoding="utf-8").split()
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_driver_that_was_killed_goes_on_as_if_undisturbed(
     write(tmp_path / "corpus")
     cell = the_cell(tmp_path)
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, encoding="utf-8"
     ) as driver:
         assert driver.stdout
         assert driver.stdout.readline() == "None\n"
@@ -212,7 +212,7 @@ def test_many_files_are_predicted_once_though_a_machine_and_a_driver_die(two_nod
     folder = chats.parent
     second = two_nodes.add_node(num_cpus=1)
     command = [sys.executable, "-c", PREDICT, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as driver:
         assert driver.stdout
         for _ in range(9):
             driver.stdout.readline()

@@ -40,6 +40,8 @@ def free_port() -> int:
 
 def together(world: int, work: Callable[[], Any], folder: Path) -> list[Any]:
     """Do `work()` in so many processes that torchrun might have started; return what each returns."""
+    if sys.platform != "linux":
+        pytest.skip("the processes are forks of this one, with all libraries loaded")
     context, port = get_context("fork"), free_port()
 
     def main(number: int) -> None:
@@ -229,7 +231,9 @@ def test_alone_nothing_is_asked() -> None:
 
 def run_of(corpus: Corpus, **training: Any) -> Task:
     """A run whose epochs differ in what they reach; AdamW with a large eps does not magnify rounding."""
-    plain = config("df-erc", epochs=6, eps=1e-2, class_weights=0.5, ema_decay=0.5, **training)
+    plain = config(
+        "df-erc", epochs=7, learning_rate=0.05, eps=1e-2, class_weights=0.5, ema_decay=0.5, **training
+    )
     return task(corpus, plain)
 
 
@@ -249,7 +253,7 @@ def assert_same_run(found: Answer, wanted: Answer) -> None:
 def test_the_same_epoch_is_selected(corpus: Corpus, tmp_path: Path) -> None:
     of = run_of(corpus)
     alone = whole_run(of, tmp_path / "alone")
-    assert 1 < alone["best"] < 6  # else the comparison says little
+    assert 1 < alone["best"] < 7  # else the comparison says little
     for found in together(2, lambda: whole_run(of, tmp_path / "run"), tmp_path / "two"):
         assert_same_run(found, alone)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "run"))
@@ -269,12 +273,14 @@ TORCHRUN = (
 
 def torchrun(corpus: Corpus, out: Path, *more: str) -> subprocess.Popen[str]:
     """Start `torchrun … mmerc train` of a small DF-ERC over 40 epochs."""
+    if sys.platform != "linux":
+        pytest.skip("the workers of torchrun are found in /proc")
     mmerc = Path(sys.executable).with_name("mmerc")
     settings = ("training.epochs=40", "training.patience=40", "training.batch_size=4", "network.hidden=8")
     command = [*TORCHRUN, mmerc, "train", "df-erc", "--corpus", corpus.path, "--out", out, "--device=cpu"]
     pairs = [word for setting in settings for word in ("--set", setting)]
     return subprocess.Popen(
-        [*map(str, command), *pairs, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*map(str, command), *pairs, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
 
 
@@ -292,7 +298,7 @@ def test_torchrun_goes_on_after_a_process_was_killed(corpus: Corpus, tmp_path: P
     run = torchrun(corpus, hurt)
     while not (hurt / "log.jsonl").exists():
         time.sleep(0.01)
-    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="utf-8").split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     run.communicate(timeout=300)
     assert run.returncode != 0
@@ -303,7 +309,7 @@ def test_torchrun_goes_on_after_a_process_was_killed(corpus: Corpus, tmp_path: P
 
 @pytest.mark.slow
 def test_a_mistake_is_told_and_ends_all_processes(corpus: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     run = torchrun(corpus, tmp_path)
     _, errors = run.communicate(timeout=300)
     assert run.returncode != 0

@@ -49,11 +49,11 @@ SAID = Prediction(
 def test_a_table_of_a_prediction() -> None:
     table = SAID.to_frame()
     assert list(table.columns) == [
-        "dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence",
+        "dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence",
         "context_weight", "probability_joy", "probability_anger", "contribution_audio", "contribution_text",
     ]  # fmt: skip
     assert table["label"].tolist() == ["joy", "anger"]
-    assert table["index"].tolist() == [0, 1]
+    assert table["turn"].tolist() == [1, 2]
     assert table["start_ms"].dtype == "Int64"
     assert table["start_ms"].isna().tolist() == [True, False]
     assert table["contribution_text"].tolist()[0] == 0.5
@@ -75,7 +75,7 @@ def test_the_table_is_the_csv(tmp_path: Path) -> None:
 
 def test_nothing_predicted_is_an_empty_table() -> None:
     assert frame([]).empty
-    assert list(frame([]).columns)[:3] == ["dialogue_id", "index", "speaker"]
+    assert list(frame([]).columns)[:3] == ["dialogue_id", "turn", "speaker"]
 
 
 # Threads
@@ -173,7 +173,7 @@ def test_the_blocks_of_the_page_are_typed(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "mypy", "--no-incremental", "page.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
     assert done.returncode == 0, done.stdout
     assert len(revealed) == len(seen)

@@ -18,7 +18,7 @@ def test_own_memory_hardly_grows_with_the_corpus(tmp_path: Path) -> None:
     sizes = ",".join(map(str, SIZES))
     command = [sys.executable, "benchmarks/huge.py", "--utterances", sizes, "--steps", "20"]
     done = subprocess.run(
-        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     )
     _, small, large = re.split(r"utterances: .*", done.stdout)
     own = [max(map(int, re.findall(r"\| (\d+) \| \d+ \| \d+ \|", table))) for table in (small, large)]

@@ -132,7 +132,7 @@ print(full - before, resident() - before)
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True, env=environment
     )
     full, left = map(float, said.stdout.split())
     assert full > 390

@@ -1,9 +1,11 @@
-import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ def work(folder: Path, job: str) -> tuple[str, int]:
     """Die, sleep, be too slow, or note that this job was begun."""
     (folder / job).touch()
     if job == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
+        psutil.Process().kill()
     if job == "wrong":
         raise MmercError("wrong")
     if job == "slow":
@@ -24,6 +26,7 @@ def work(folder: Path, job: str) -> tuple[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="an alarm interrupts")
 def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
     jobs = ["one", "killed", "wrong", "two", "slow", "three"]
     iterator = side_by_side(partial(work, tmp_path), jobs, 1)
@@ -44,3 +47,18 @@ def test_processes_that_are_killed_and_an_interruption(tmp_path: Path) -> None:
     signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - start < 10  # what ran was stopped,
     assert {p.name for p in tmp_path.iterdir()} == {*jobs} - {"three"}  # and nothing more was started
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_leave_is_ended() -> None:
+    code = """
+import time
+from mmerc.processes import _leave
+try:
+    _leave()
+except SystemExit:
+    time.sleep(60)
+"""
+    begin = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    assert time.monotonic() - begin < 30

@@ -1,3 +1,4 @@
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SIGNATURES = {
     "Prediction": "(conversation, emotions, modalities=<factory>)",
     "Recognizer": "(checkpoint, device='auto')",
     "Utterance": "(text='', speaker='', label=None, start_ms=None, end_ms=None, features=<factory>)",
-    "load": "(path='meld-text', device='auto')",
+    "load": "(path='meld-text', device='auto', *, revision=None)",
     "read_transcript": "(path)",
 }
 METHODS = {
@@ -41,21 +42,27 @@ METHODS = {
         "targets": "",
         "texts": "",
     },
-    "Explanation": {"to_dict": "(self)"},
+    "Explanation": {"__repr__": "(self)", "__str__": "(self)", "_repr_html_": "(self)", "to_dict": "(self)"},
     "Prediction": {
         "__iter__": "(self)",
         "__len__": "(self)",
+        "__repr__": "(self)",
+        "__str__": "(self)",
+        "_repr_html_": "(self)",
         "to_dict": "(self)",
         "to_frame": "(self)",
         "to_json": "(self)",
     },
     "Recognizer": {
+        "__call__": "(self, conversation, *, transcript=None, jobs=1)",
+        "__repr__": "(self)",
         "explain": "(self, conversation, most=5)",
         "labels": "",
         "modalities": "",
         "predict": "(self, conversation, *, transcript=None, jobs=1)",
         "predict_many": "(self, conversations)",
         "predict_recording": "(self, conversation, recording, meter, files=<default>)",
+        "push_to_hub": "(self, name, *, license=None, private=False)",
         "text_encoder": "(self)",
     },
 }
@@ -110,6 +117,10 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert found.__doc__
 
 
+def test_the_version() -> None:
+    assert mmerc.__version__ == importlib.metadata.version("mmerc")
+
+
 def test_a_name_that_is_not_public() -> None:
     with pytest.raises(AttributeError, match="module 'mmerc' has no attribute 'train'"):
         _ = mmerc.train
@@ -129,5 +140,5 @@ def test_one_error_tree() -> None:
 def test_importing_waits_for_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "pyarrow")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert found.stdout.strip() == "[]"

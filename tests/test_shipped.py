@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import mmerc
 from mmerc.config import read_yaml
@@ -41,8 +42,14 @@ def test_a_name_is_enough(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_card_is_whole(name: str) -> None:
-    text = card(name)
-    assert text.startswith(f"# {name}\n")
+    _, front, text = card(name).split("---\n", 2)
+    assert text.startswith(f"\n# {name}\n")
+    said = yaml.safe_load(front)
+    assert (said["license"], said["language"], said["library_name"]) == ("mit", "en", "mmerc")
+    results = {r["dataset"]["split"]: r["metrics"] for r in said["model-index"][0]["results"]}
+    shown = dict(re.findall(r"^\| ([\w ]+) \| ([\d.]+) \| .*±.*$", text, re.MULTILINE))
+    assert [f"{100 * m['value']:.2f}" for m in results["test"]] == [shown[m["name"]] for m in results["test"]]
+    assert list(results) == ["validation", "test"]
     assert re.findall("^## (.*)$", text, re.MULTILINE) == list(SECTIONS)
     assert all(re.search(rf"^\| {label} \| [\d.]+ \|", text, re.MULTILINE) for label in LABELS)
     assert "Not for decisions about people" in text

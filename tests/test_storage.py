@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,10 +46,9 @@ def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path: Path) -> None:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    child = ended.pid
     dead, alive = (tmp_path / f".a[1].txt.{process}.tmp" for process in (child, os.getppid()))
     others = [tmp_path / f".b.txt.{child}.tmp", tmp_path / ".a[1].txt.mine.tmp"]
     for path in (dead, alive, *others):
@@ -109,7 +110,7 @@ def test_a_failing_exchange_puts_the_old_folder_back(tmp_path: Path, monkeypatch
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr("mmerc.storage._exchange", lambda one, other: False)
+    monkeypatch.setattr("mmerc.storage.exchange", lambda one, other: False)
     with pytest.raises(OSError, match="no"), atomic_folder(path) as temporary:
         (temporary / "new").touch()
     assert names(path) == ["old"]

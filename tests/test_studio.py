@@ -127,10 +127,10 @@ def test_transcripts_say_who_says_what_when(tmp_path: Path):
     for write, name in ((write_srt, "a.srt"), (write_vtt, "a.vtt"), (write_csv, "a.csv")):
         write(tmp_path / name, RECORDING)
     write_whisperx(tmp_path / "a.json", RECORDING)
-    number, times, text = (tmp_path / "a.srt").read_text().split("\n\n")[1].split("\n")
+    number, times, text = (tmp_path / "a.srt").read_text(encoding="utf-8").split("\n\n")[1].split("\n")
     assert (number, times[:16], text) == ("2", "00:00:04,000 -->", f"Ben: {RECORDING.lines[1].text}")
-    assert "00:00:08.500 --> " in (tmp_path / "a.vtt").read_text()
-    assert f"<v Cleo>{RECORDING.lines[2].text}" in (tmp_path / "a.vtt").read_text()
-    segments = json.loads((tmp_path / "a.json").read_text())["segments"]
+    assert "00:00:08.500 --> " in (tmp_path / "a.vtt").read_text(encoding="utf-8")
+    assert f"<v Cleo>{RECORDING.lines[2].text}" in (tmp_path / "a.vtt").read_text(encoding="utf-8")
+    segments = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["segments"]
     assert [segment["speaker"] for segment in segments] == [line.person.name for line in RECORDING.lines]
-    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + len(RECORDING.lines)
+    assert len((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()) == 1 + len(RECORDING.lines)

@@ -45,7 +45,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_seed_repeats_bit_for_bit(corpus: Corpus, tmp_path: Path, model: str) -> None:
-    run = config(model, modality_dropout=0.3, ema_decay=0.5 if model == "df-erc" else 0.0)
+    run = config(model, epochs=2, modality_dropout=0.3, ema_decay=0.5 if model == "df-erc" else 0.0)
     for out, seed in (("first", 0), ("again", 0), ("other", 1)):
         torch.rand(7)  # what was drawn before does not matter
         train(task(corpus, run, seed), tmp_path / out)
@@ -146,12 +146,19 @@ def test_training_data_matter(corpus: Corpus, tmp_path: Path, kind: str) -> None
 # Selection
 
 
-@pytest.mark.parametrize("training", [{}, {"ema_decay": 0.9}, {"standardize": False}], ids=str)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        *((model, {}) for model in MODELS),
+        *((model, {"ema_decay": 0.9}) for model in ("df-erc", "cfn-esa")),  # they count in buffers
+        ("late-fusion", {"standardize": False}),
+    ],
+    ids=str,
+)
 def test_the_checkpoint_is_that_of_the_best_epoch(
     corpus: Corpus, tmp_path: Path, model: str, training: dict[str, Any]
 ) -> None:
-    progress = train(task(corpus, config(model, epochs=6, **training)), tmp_path / "run")
+    progress = train(task(corpus, config(model, epochs=4, **training)), tmp_path / "run")
     records = log(tmp_path / "run")
     assert records == progress.history
     scores = [record["validation"]["weighted_f1"] for record in records]
@@ -296,7 +303,7 @@ def test_utterances_without_a_label_are_left_out(tmp_path: Path, model: str) -> 
     hidden = frame.index[(frame.index % 3 == 0) | (frame["dialogue_id"] == "d00")]
     frame.loc[hidden, "label"] = None
     corpus = write(tmp_path / "c", frame, features)
-    progress = train(task(corpus, config(model, batch_size=1)), tmp_path / "run")
+    progress = train(task(corpus, config(model, batch_size=1, epochs=1)), tmp_path / "run")
     assert all(np.isfinite(list(r["losses"].values())).all() for r in progress.history)
     known = (corpus.targets != MISSING)[corpus.rows(corpus.split("validation"))].sum()
     assert progress.history[0]["validation"]["utterances"] == known
@@ -372,7 +379,7 @@ def test_utterances_that_lack_every_modality(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision_trains(corpus: Corpus, tmp_path: Path, model: str) -> None:
-    progress = train(task(corpus, config(model, precision="bf16")), tmp_path / "run")
+    progress = train(task(corpus, config(model, precision="bf16", epochs=1)), tmp_path / "run")
     assert np.isfinite(progress.history[-1]["losses"]["emotion"])
     assert {v.dtype for v in load_file(tmp_path / "run" / "model.safetensors").values()} <= {
         torch.float32,
@@ -385,15 +392,15 @@ def test_half_precision_trains(corpus: Corpus, tmp_path: Path, model: str) -> No
 
 def test_an_encoder_is_trained_along(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_bert(tmp_path / "bert")
-    before = load_file(folder / "model.safetensors")
+    key = "embeddings.word_embeddings.weight"
+    before = load_file(folder / "model.safetensors")[key].clone()  # mapped, the file could not be removed
     run = config("df-erc", text_encoder={"name": str(folder)}, encoder_learning_rate=1e-3, epochs=2)
     train(task(corpus, run), tmp_path / "run")
     (there,) = evaluate(tmp_path / "run", corpus)
     conversation = corpus.conversation(0)
     said = load(tmp_path / "run").predict(conversation).to_json()
     after = load_file(tmp_path / "run" / "model.safetensors")
-    key = "embeddings.word_embeddings.weight"
-    assert not torch.equal(after[f"encoder.model.{key}"], before[key])
+    assert not torch.equal(after[f"encoder.model.{key}"], before)
     # Elsewhere, without the encoder that training started from.
     shutil.rmtree(folder)
     moved = shutil.move(tmp_path / "run", tmp_path / "moved")

@@ -25,13 +25,14 @@ PHRASES = ("great, the train is here!", "oh no, the train is late", "late again,
 SIZES = {"relation_width": 5, "context_hidden": 4, "heads": 2, "window": 2}
 
 
-def _small(model: str) -> dict[str, int]:
+def _small(model: str) -> dict[str, Any]:
     """Few units and two layers, whatever the model."""
     names = [f.name for f in fields(MODELS[model].config)]
     if model == "df-erc":  # its presets tell these two apart
         names = [name for name in names if name not in ("context_layers", "speaker_hidden")]
-    small = {name: 6 for name in names if name.endswith("hidden")}
+    small: dict[str, Any] = {name: 6 for name in names if name.endswith("hidden")}
     small |= {name: 2 for name in names if name.endswith("layers")}
+    small |= {name: False for name in names if name == "recompute"}  # saves memory and takes time
     return small | {name: SIZES[name] for name in names if name in SIZES}
 
 

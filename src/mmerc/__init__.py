@@ -3,7 +3,8 @@
 import mmerc
 
 recognizer = mmerc.load()  # the model in the box; or mmerc.load("runs/df-erc")
-for utterance, emotion in recognizer.predict(mmerc.read_transcript("chat.txt")[0]):
+print(recognizer("chat.txt"))  # a table; in a notebook, the last line of a cell is a report
+for utterance, emotion in recognizer([("Ann", "I got the job!"), ("Ben", "Congratulations!")]):
     print(utterance.speaker, emotion.label, emotion.confidence)
 """
 
@@ -12,6 +13,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from mmerc.conversation import Conversation, Coverage, Emotion, Prediction, Utterance
     from mmerc.corpus import Corpus
     from mmerc.errors import MmercError

@@ -11,7 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ["dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
+MOST = 60  # turns that the interpreter shows of a prediction; print() shows all
+_COLUMNS = ["dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Coverage:
 class Prediction:
     """A conversation with one `Emotion` per utterance, in order.
 
-    `modalities` says of everything that the model reads in how many utterances it was there.
+    `modalities` says of everything that the model reads in how many utterances it was there. Printed, a
+    prediction is a table; in a notebook, it is a report.
     """
 
     conversation: Conversation
@@ -86,14 +88,32 @@ class Prediction:
     def __iter__(self) -> Iterator[tuple[Utterance, Emotion]]:
         return iter(zip(self.conversation.utterances, self.emotions, strict=True))
 
+    # What shows a prediction to people stands above this module, and is called only when somebody looks: the
+    # arrows that point up, named in the import contract of pyproject.toml.
+
+    def __str__(self) -> str:
+        from mmerc.transcripts.writing import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        from mmerc.transcripts.writing import as_text
+
+        return as_text(self, most=MOST)
+
+    def _repr_html_(self) -> str:
+        from mmerc.report.notebook import in_notebook
+
+        return in_notebook(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; the feature vectors stay out."""
+        """Return a JSON-ready dictionary; turns count from 1, and the feature vectors stay out."""
         rows = []
-        for index, (utterance, emotion) in enumerate(self):
+        for turn, (utterance, emotion) in enumerate(self, start=1):
             spoken = {k: getattr(utterance, k) for k in ("speaker", "text", "start_ms", "end_ms", "label")}
             given = {k: v for k, v in spoken.items() if v is not None and k != "label"}
             gold = {} if utterance.label is None else {"gold": utterance.label}
-            rows.append({"index": index, **given, **gold, **asdict(emotion)})
+            rows.append({"turn": turn, **given, **gold, **asdict(emotion)})
         used = {name: asdict(coverage) for name, coverage in self.modalities.items()}
         return {"conversation": self.conversation.id, "modalities": used, "utterances": rows}
 
@@ -109,9 +129,9 @@ class Prediction:
 def frame(predictions: Iterable[Prediction]) -> "pd.DataFrame":
     """Return predictions as a table with a row per utterance.
 
-    Its columns are `dialogue_id`, `index`, `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label that
-    the transcript has), `label` (the predicted one), `confidence`, `context_weight`, then `probability_…` for
-    each label and `contribution_…` for each modality. What is not known is missing.
+    Its columns are `dialogue_id`, `turn` (from 1), `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label
+    that the transcript has), `label` (the predicted one), `confidence`, `context_weight`, then
+    `probability_…` for each label and `contribution_…` for each modality. What is not known is missing.
     """
     import pandas as pd  # takes a while, and only tables need it
 

@@ -335,7 +335,7 @@ def intact_features(corpus: Corpus, modality: str) -> FeatureFile:
 
 def add_table(corpus: Corpus, name: str, table: pd.DataFrame) -> Corpus:
     """Write (or replace) a further table of a corpus, `<name>.csv`; return the corpus as it is then."""
-    return corpus._put(f"{name}.csv", lambda path: table.to_csv(path, index=False), {})
+    return corpus._put(f"{name}.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"), {})
 
 
 def slice_rows(offsets: npt.NDArray[np.int64], dialogues: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

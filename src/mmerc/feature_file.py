@@ -6,7 +6,6 @@ the room; `Pages` gives the pages back. The system still has them, so that readi
 
 import json
 import mmap
-import sys
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -17,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmerc.errors import CorpusError
+from mmerc.system import give_back, map_copy
 
-# Who writes to a table changes a copy of its page. No memory is set aside for that: the file may be larger.
-OWN_COPY = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)  # MAP_NORESERVE, new in Python 3.13
 SMALL = 64 * 2**20  # bytes of a file that may stay in memory as a whole
 DTYPES = {"F32": torch.float32, "BOOL": torch.bool}
 
@@ -29,13 +27,12 @@ class Pages:
 
     def __init__(self, mapping: mmap.mmap) -> None:
         self._mapping = mapping
-        # Only Linux and the BSDs take pages back; elsewhere they stay until something else wants the room.
-        self._many = len(mapping) > SMALL and hasattr(mmap, "MADV_DONTNEED")
+        self._many = len(mapping) > SMALL
 
     def give_back(self) -> None:
         """Give them back to the system, unless they cannot be many: after every batch, and every chunk."""
         if self._many:
-            self._mapping.madvise(mmap.MADV_DONTNEED)
+            give_back(self._mapping)
 
 
 class FeatureFile(NamedTuple):
@@ -59,7 +56,7 @@ def open_features(path: Path, rows: int, width: int) -> FeatureFile:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             header = json.loads(handle.read(size))
-            mapping = mmap.mmap(handle.fileno(), 0, flags=OWN_COPY, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping = map_copy(handle)
         found = {name: (header[name]["dtype"], header[name]["shape"]) for name in expected}
         starts = {name: 8 + size + header[name]["data_offsets"][0] for name in expected}
     except FileNotFoundError:

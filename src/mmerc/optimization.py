@@ -1,18 +1,20 @@
 """Device, precision, optimizer and schedule: chosen here and nowhere else."""
 
-import ctypes
-import sys
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmerc.config import TrainingConfig
-from mmerc.errors import ConfigError
+from mmerc.config import RunConfig, TrainingConfig
+from mmerc.errors import ConfigError, TrainingError
 from mmerc.models.pipeline import Pipeline
+from mmerc.system import c_library
 
+_log = logging.getLogger(__name__)
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
@@ -22,28 +24,63 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        device = torch.device(name)
+        device = torch.device(chosen)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"device {chosen!r} cannot be used: {str(error).splitlines()[0]}") from None
+    _log.debug("computing on %s", device)
     return device
+
+
+def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Return the precision to train in; `auto` is bf16 on a CUDA device that has it, else fp32.
+
+    Raises:
+        ConfigError: fp16 without CUDA.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return cast(Literal["fp32", "bf16", "fp16"], name)
 
 
 def mixed_precision(precision: str, device: torch.device) -> tuple[Callable[[], Any], torch.amp.GradScaler]:
     """Return a maker of autocast contexts and the gradient scaler for a precision on a device."""
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    precision = choose_precision(precision, device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("training.precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU")
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
     return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextmanager
+def failures_explained(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Turn what torch raises while a model computes into an error that says what to do.
+
+    Raises:
+        TrainingError: memory ran out, or torch cannot compute the model in this precision on this device.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The allocator of the CPU has no exception class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise TrainingError(
+                "out of memory: lower training.batch_size or the widths of the network, or, with a text "
+                "encoder, set text_encoder.gradient_checkpointing; --resume goes on where it stopped"
+            ) from None
+        precision = choose_precision(config.training.precision, device)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        instead = "training.precision=fp32 or another --device" if precision != "fp32" else "another --device"
+        raise TrainingError(
+            f"torch {torch.__version__} failed to compute {config.model} in {precision} on {device}: "
+            f"{reason}; try {instead}; --resume goes on where it stopped"
+        ) from error
 
 
 def return_large_blocks() -> None:
@@ -52,8 +89,8 @@ def return_large_blocks() -> None:
     The C library of most Linux systems keeps them, in pieces that the tensors of the next batch, of other
     lengths, often do not fit: a third of the peak, where layers are many. Other systems are left alone.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    if (adjust := getattr(c_library(), "mallopt", None)) is not None:
+        adjust(M_MMAP_THRESHOLD, 2**20)
 
 
 def return_free_memory() -> None:
@@ -62,8 +99,8 @@ def return_free_memory() -> None:
     Batches of ever other shapes leave holes: a process that serves for long grows by them. To do this now
     and then costs less than `return_large_blocks`, which makes every large tensor dearer.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    if (trim := getattr(c_library(), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def make_optimizer(pipeline: Pipeline, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:

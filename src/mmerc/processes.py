@@ -10,12 +10,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from threading import Thread
+from threading import Thread, Timer
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from mmerc.errors import MmercError
+from mmerc.system import interrupts_held_back
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -59,7 +60,8 @@ def _pool(
             while waiting and not down and len(running) < processes:
                 job = waiting.popleft()
                 try:
-                    running[pool.submit(work, job)] = job
+                    with interrupts_held_back():  # a process would hear Ctrl-C while it imports
+                        running[pool.submit(work, job)] = job
                 except BrokenProcessPool:
                     down.append(job)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -85,7 +87,9 @@ def _prepare_process() -> None:
 
 
 def _leave(*_: object) -> None:
-    signal.alarm(2)  # whatever else it is given to do
+    end = Timer(2, os._exit, [1])  # whatever else it is given to do
+    end.daemon = True
+    end.start()
     sys.exit(1)  # an exception: what is half written is removed
 
 

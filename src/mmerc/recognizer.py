@@ -3,15 +3,18 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from mmerc import forms
 from mmerc.batch import Examples
-from mmerc.checkpoint import Checkpoint, load_checkpoint
+from mmerc.checkpoint import Checkpoint, load_checkpoint, share
 from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
-from mmerc.corpora.recording import PICTURES, SOUND
-from mmerc.errors import ConversationError
+from mmerc.errors import CheckpointError, ConversationError
+from mmerc.evaluation import score_table
 from mmerc.explanation import Explanation, occlude
 from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_processes
@@ -20,9 +23,10 @@ from mmerc.extraction.measuring import Meter
 from mmerc.features.extractors import NO_FILES, Files, again
 from mmerc.features.frozen import encode, encoder_for
 from mmerc.features.text import TextEncoder
+from mmerc.forms import Given, Several
+from mmerc.metrics import Scores
 from mmerc.optimization import choose_device
 from mmerc.shipped import DEFAULT
-from mmerc.transcripts import read_transcript
 
 # Kinds of recipes that no extractor follows, and why a recording lacks their features.
 NOT_FROM_MEDIA = {
@@ -31,42 +35,19 @@ NOT_FROM_MEDIA = {
 }
 
 
-def load(path: str | Path = DEFAULT, device: str = "auto") -> "Recognizer":
-    """Load a checkpoint folder, or the shipped model of that name, for prediction.
+def load(path: str | Path = DEFAULT, device: str = "auto", *, revision: str | None = None) -> "Recognizer":
+    """Load a model for prediction.
+
+    Args:
+        path: a checkpoint folder, a model in the box, or a model on the Hugging Face Hub, `name/model`, which
+            is downloaded unless it is in the Hub's cache. What is there goes first.
+        device: auto, cpu, cuda, …
+        revision: a branch, a tag or a commit of a model on the Hub
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged, or of another format version.
     """
-    return Recognizer(load_checkpoint(path), device)
-
-
-def read_conversation(path: str | Path) -> Conversation:
-    """Read a transcript of one conversation.
-
-    Raises:
-        ConversationError: as `read_transcript`, or it holds several.
-    """
-    refuse_recording(Path(path))
-    found = read_transcript(path)
-    if len(found) > 1:
-        raise ConversationError(
-            f"{path} holds {len(found)} conversations, expected one: predict_many takes all that "
-            "read_transcript finds"
-        )
-    return found[0]
-
-
-def refuse_recording(path: Path) -> None:
-    """Refuse a recording where a transcript is expected.
-
-    Raises:
-        ConversationError: the name is that of an audio or video file.
-    """
-    if path.suffix.lower() in SOUND | PICTURES:
-        raise ConversationError(
-            f"{path} is a recording: hand in its transcript, too (--transcript FILE, or `transcript=`), such "
-            "as SRT, WebVTT or WhisperX JSON, which says who says what when"
-        )
+    return Recognizer(load_checkpoint(path, revision), device)
 
 
 class Recognizer:
@@ -77,7 +58,8 @@ class Recognizer:
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self._pipeline = checkpoint.pipeline.to(choose_device(device)).eval()
+        self._device = choose_device(device)
+        self._pipeline = checkpoint.pipeline.to(self._device).eval()
         self._encoder: TextEncoder | None = None
         self._loading = threading.Lock()
 
@@ -91,33 +73,51 @@ class Recognizer:
         """The modalities it reads, sorted. An utterance may lack some, a conversation not all."""
         return tuple(sorted(self.checkpoint.info.modalities))
 
-    def predict(
-        self, conversation: Conversation | str | Path, *, transcript: str | Path | None = None, jobs: int = 1
+    def __repr__(self) -> str:
+        checkpoint = self.checkpoint
+        model = " ".join(filter(None, (checkpoint.run.model, checkpoint.run.preset)))
+        weights = sum(p.numel() for p in self._pipeline.parameters())
+        return (
+            f"<Recognizer {checkpoint.name}: {model}, trained on {checkpoint.info.corpus}; reads "
+            f"{', '.join(self.modalities)}; tells {', '.join(self.labels)}; "
+            f"{weights:,} parameters on {self._device}>"
+        )
+
+    def __call__(
+        self, conversation: Given, *, transcript: "Given | None" = None, jobs: int = 1
     ) -> Prediction:
+        """Return the emotion of every utterance of one conversation: `predict`."""
+        return self.predict(conversation, transcript=transcript, jobs=jobs)
+
+    def predict(self, conversation: Given, *, transcript: "Given | None" = None, jobs: int = 1) -> Prediction:
         """Return the emotion of every utterance of one conversation.
 
         Text vectors that the utterances do not bring along are computed from their texts; with a transcript,
         sound and pictures are measured in the recording (`predict_recording`).
 
         Args:
-            conversation: the conversation, the path of its transcript, or that of its recording
-            transcript: who says what when in the recording, see `read_transcript`
+            conversation: a path, a text, a list of texts, of `(speaker, text)` pairs or of dicts, a pandas
+                DataFrame, or a `Conversation`; with a transcript, the path of the recording
+            transcript: who says what when in the recording, in any of these forms
             jobs: how many processes measure a recording
 
         Raises:
-            ConversationError: no utterances, none of the model's modalities in any of them, a transcript of
-                several conversations or, with a recording, without times.
+            ConversationError: none of these forms, no such file, no utterances, none of the model's
+                modalities in any of them, several conversations or, with a recording, no times.
             FeatureError: a feature vector of the wrong width or not finite, or a recipe that cannot be
                 followed.
             MediaError: the recording cannot be read.
         """
-        if isinstance(conversation, Conversation):
-            return self.predict_many([conversation])[0]
         if transcript is None:
-            return self.predict_many([read_conversation(conversation)])[0]
+            return self._predict_several([forms.conversation(conversation)])[0]
+        if not isinstance(conversation, str | PathLike):
+            raise ConversationError(
+                "with a transcript, the path of its recording is expected, not "
+                f"a value of type {type(conversation).__name__}"
+            )
         with Cache(None) as cache:
             meter = Meter(in_processes(jobs), cache)
-            return self.predict_recording(read_conversation(transcript), Path(conversation), meter)
+            return self.predict_recording(forms.conversation(transcript), Path(conversation), meter)
 
     def predict_recording(
         self,
@@ -148,13 +148,21 @@ class Recognizer:
             elif kind != "text-encoder":
                 chosen[name] = again(modality.recipe, files)
         ready, measured = with_features(conversation, recording, chosen, meter)
-        prediction = self.predict_many([ready])[0]
+        prediction = self._predict_several([ready])[0]
         why = left_out | {name: reasons(found) for name, found in measured.items()}
         modalities = {m: replace(c, absent=why.get(m, "")) for m, c in prediction.modalities.items()}
         return replace(prediction, modalities=modalities)
 
-    def predict_many(self, conversations: Sequence[Conversation]) -> list[Prediction]:
-        """Return the predictions of several conversations, computed together; see `predict`."""
+    def predict_many(self, conversations: Several) -> list[Prediction]:
+        """Return the predictions of several conversations, computed together; see `predict`.
+
+        Args:
+            conversations: a list of conversations, each in any form that `predict` takes; or a path or a
+                DataFrame that holds several
+        """
+        return self._predict_several(forms.several(conversations))
+
+    def _predict_several(self, conversations: Sequence[Conversation]) -> list[Prediction]:
         predictions = self._predict(conversations)
         for conversation, prediction in zip(conversations, predictions, strict=True):
             if not any(coverage.present for coverage in prediction.modalities.values()):
@@ -198,17 +206,45 @@ class Recognizer:
             predictions.append(Prediction(conversation, tuple(emotions[rows]), there))
         return predictions
 
-    def explain(self, conversation: Conversation | str | Path, most: int = 5) -> Explanation:
+    def explain(self, conversation: Given, most: int = 5) -> Explanation:
         """Predict, and say which other turns mattered most to each utterance; see `explanation.occlude`.
+
+        Args:
+            conversation: in any form that `predict` takes
+            most: how many turns are kept for each utterance
 
         Raises:
             ConversationError, FeatureError: as `predict`.
         """
-        if not isinstance(conversation, Conversation):
-            conversation = read_conversation(conversation)
-        (ready,) = self._with_text_vectors([conversation])
-        prediction = self.predict_many([ready])[0]
+        (ready,) = self._with_text_vectors([forms.conversation(conversation)])
+        prediction = self._predict_several([ready])[0]
         return occlude(self._predict, prediction, most)  # a turn may be the only one that says something
+
+    def push_to_hub(self, name: str, *, license: str | None = None, private: bool = False) -> str:
+        """Put the model on the Hugging Face Hub, where `mmerc.load(name)` finds it; return its address.
+
+        The files of its checkpoint are uploaded as they are, its card with the scores on the test split if
+        they lie beside it (`test.parquet`). `hf auth login` says who you are.
+
+        Args:
+            name: `name/model`; a repository that is not there is made
+            license: the terms of the weights, as the Hub abbreviates them (`mit`, `cc-by-nc-4.0`), for the
+                card; by default what the card says, which is "unknown" as mmerc writes it
+            private: make a repository that only its owners see
+
+        Raises:
+            CheckpointError: the folder has changed since it was loaded, or the Hub does not take it.
+        """
+        return share(self.checkpoint, name, self._test_scores(), license, private)
+
+    def _test_scores(self) -> Scores | None:
+        """Return the scores of the predictions that a study has left beside the checkpoint."""
+        table = self.checkpoint.path / "test.parquet"
+        try:
+            return score_table(pd.read_parquet(table), self.labels) if table.exists() else None
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{table} cannot be read ({reason}): delete it, or make it anew") from None
 
     def text_encoder(self) -> TextEncoder | None:
         """Return what reads raw text: an encoder trained along, or the recipe's, loaded at the first call.

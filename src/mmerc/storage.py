@@ -3,9 +3,7 @@
 A folder that is being written to belongs to one process at a time (`exclusive`).
 """
 
-import ctypes
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -21,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mmerc.errors import MmercError
+from mmerc.system import FIXED_WHILE_OPEN, NO_FOLLOW, exchange, is_alive, replace
 
 LOCK = ".lock"
 _LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")
-_held: set[Path] = set()  # the folders that this process holds
+_held: dict[Path, int] = {}  # the folders that this process holds, and what keeps their locks
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNSEALED = '"sha256": ""'
 
@@ -44,9 +43,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors writes files that nobody else may read
-        with temporary.open("rb") as handle:
+        with temporary.open("r+b") as handle:  # Windows flushes only what may be written
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        replace(temporary, path)
     except OSError as error:
         if error.errno in _NO_ROOM and error.filename is None:  # writing, unlike opening, does not say where
             error.filename = str(path)
@@ -58,24 +57,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def _remove_orphans(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         number = left.name.split(".")[-2]
-        if left.is_file() and number.isdecimal() and not _lives(int(number)):
+        if left.is_file() and number.isdecimal() and not is_alive(int(number)):
             left.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically; lines end as they do in `text`, on every system."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -135,26 +124,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if not (path.exists() and _exchange(temporary, path)):
-            if path.exists():
-                shutil.rmtree(retired, ignore_errors=True)
-                path.replace(retired)
-            try:
-                temporary.replace(path)
-            except OSError:
-                if retired.exists():
-                    retired.replace(path)
-                raise
+        if not (path.exists() and exchange(temporary, path)):
+            _put_in_place(temporary, path, retired)
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in a single step; return False where the system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+def _put_in_place(temporary: Path, path: Path, retired: Path) -> None:
+    """Rename a folder to `path`, and what is there to `retired`; if that fails, back again."""
+    if FIXED_WHILE_OPEN and (handle := _held.pop(path.resolve(), None)) is not None:
+        _unlock(handle, path / LOCK)  # a moment early; whoever takes it now stops the rename
+    if path.exists():
+        shutil.rmtree(retired, ignore_errors=True)
+        replace(path, retired)
+    try:
+        replace(temporary, path)
+    except OSError:
+        if retired.exists():
+            replace(retired, path)
+        raise
 
 
 @contextmanager
@@ -175,7 +164,7 @@ def exclusive(folder: Path, kind: type[MmercError]) -> Iterator[None]:
     if made:
         for retired in folder.parent.glob(f".{folder.name}.*.old"):  # killed between two renames
             if _LEFTOVER.fullmatch(retired.name):
-                retired.replace(folder)
+                replace(retired, folder)
                 break
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,15 +173,13 @@ def exclusive(folder: Path, kind: type[MmercError]) -> Iterator[None]:
         _remove_empty(folder, made)
         reason = error.strerror or str(error)
         raise kind(f"{folder} cannot be written to ({reason}): make room, or choose another folder") from None
-    _held.add(folder)
+    _held[folder] = handle
     try:
         _remove_leftovers(folder)
         yield
     finally:
-        _held.discard(folder)
-        if _lies_at(handle, folder / LOCK):
-            (folder / LOCK).unlink()
-        os.close(handle)
+        if _held.pop(folder, None) is not None:
+            _unlock(handle, folder / LOCK)
         _remove_empty(folder, made)
 
 
@@ -203,20 +190,24 @@ def _remove_empty(folder: Path, made: bool) -> None:
 
 
 def _lock(file: Path, kind: type[MmercError]) -> int:
-    """Return a descriptor that holds the lock; the file says who has it, for others to read."""
+    """Return a descriptor that holds the lock; the file says who has it, for others to read.
+
+    Windows lets nobody else read what is locked, which is the first byte: the note stands behind it.
+    """
+    from filelock import lock_descriptor  # a tenth of a second, which only those wait for who write
+
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            free = lock_descriptor(handle, blocking=False)
+        except OSError as error:
+            free, reason = True, f"its file system has no locks ({error.strerror})"
+            warnings.warn(f"{file.parent} is not protected from other processes: {reason}", stacklevel=4)
+        if not free:
+            os.lseek(handle, 1, os.SEEK_SET)
             text = os.read(handle, 1000)
             os.close(handle)
-            raise kind(
-                f"{file.parent} is in use by {_holder(text)}: wait until it ends, or stop it"
-            ) from None
-        except OSError as error:
-            reason = f"its file system has no locks ({error.strerror})"
-            warnings.warn(f"{file.parent} is not protected from other processes: {reason}", stacklevel=4)
+            raise kind(f"{file.parent} is in use by {_holder(text)}: wait until it ends, or stop it")
         if _lies_at(handle, file):  # else its last holder has removed it meanwhile
             break
         os.close(handle)
@@ -227,12 +218,23 @@ def _lock(file: Path, kind: type[MmercError]) -> int:
     }
     try:
         os.ftruncate(handle, 0)
-        os.write(handle, json.dumps(note).encode())
+        os.write(handle, b" " + json.dumps(note).encode())
     except OSError:
-        file.unlink()
-        os.close(handle)
+        _unlock(handle, file)
         raise
     return handle
+
+
+def _unlock(handle: int, file: Path) -> None:
+    """Remove the file of a lock, and give the lock back."""
+    if FIXED_WHILE_OPEN:
+        os.close(handle)
+        with suppress(OSError):  # another process has opened it meanwhile
+            file.unlink()
+        return
+    if _lies_at(handle, file):
+        file.unlink()
+    os.close(handle)
 
 
 def _holder(text: bytes) -> str:
@@ -256,4 +258,5 @@ def _remove_leftovers(folder: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone already, or, on Windows, open
+                path.unlink()

@@ -32,6 +32,7 @@ from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import (
     choose_device,
+    failures_explained,
     learning_rate_factor,
     make_optimizer,
     mixed_precision,
@@ -58,6 +59,9 @@ CONSTANT_GATE = 0.05
 class Listener:
     """Told of a run's progress; the command line draws it, the default ignores it."""
 
+    def begin(self, progress: Progress) -> None:
+        """Before the first epoch: what was reached before, if the run goes on. It grows with the run."""
+
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
         """Every tenth step, and the last: dialogues done, and the running means of the losses."""
 
@@ -81,29 +85,33 @@ def train(
         listener: told of every step and epoch
 
     Raises:
-        TrainingError: training utterances without labels or without features, a loss that is not finite, or a
-            run already in `out`, or another process that works on it.
+        TrainingError: training utterances without labels or without features, a loss that is not finite, a
+            run already in `out`, another process that works on it, or a model that torch cannot compute.
         ConfigError, CorpusError, FeatureError: config and corpus do not fit.
     """
-    if rank() > 0:  # the first process writes, and holds the folder for all
-        return _train(task, out, resume, device, Listener())
-    with exclusive(out, TrainingError):
-        return _train(task, out, resume, device, listener or Listener())
+    chosen = choose_device(device)
+    with failures_explained(task.run, chosen):
+        if rank() > 0:  # the first process writes, and holds the folder for all
+            return _train(task, out, resume, chosen, Listener())
+        with exclusive(out, TrainingError):
+            return _train(task, out, resume, chosen, listener or Listener())
 
 
-def _train(task: Task, out: Path, resume: bool, device: str, listener: Listener) -> Progress:
+def _train(task: Task, out: Path, resume: bool, device: torch.device, listener: Listener) -> Progress:
     state_path = out / "state.pt"
     begun = from_first(state_path.exists)
     if begun and not resume:
         raise TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
-    trainer = Trainer(task, choose_device(device))
+    trainer = Trainer(task, device)
     if begun:
         trainer.load(state_path)
+    else:
+        trainer.fit_statistics()
+    listener.begin(trainer.progress)
+    if begun:
         if trainer.progress.finished(task.run.training) and (out / "checkpoint.json").exists():
             return trainer.progress
         trainer.write_log(out)
-    else:
-        trainer.fit_statistics()
     while not trainer.progress.finished(task.run.training):
         record = trainer.run_epoch(listener)
         trainer.save(state_path)
@@ -160,8 +168,8 @@ class Trainer:
         ).to(device)
         self.objective: nn.Module = Objective(self.pipeline)
         if processes() > 1:
-            # In a static graph parameters may stay without a gradient. Buffers (prototypes, counts) are of the
-            # whole batch already; the argument that says so has other names in other releases of torch.
+            # In a static graph parameters may stay without a gradient. Buffers (prototypes, counts) are of
+            # the whole batch already; the argument that says so has other names in other releases of torch.
             shared = DistributedDataParallel(self.objective, static_graph=True)
             shared.broadcast_buffers = False
             self.objective = shared

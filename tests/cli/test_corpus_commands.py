@@ -187,7 +187,9 @@ def test_mistakes_end_with_exit_code_2_and_nothing_written(mmerc, source, argume
 
 def test_meld_imports(mmerc, tmp_path):
     header = "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID,StartTime,EndTime\n"
-    (tmp_path / "dev_sent_emo.csv").write_text(header + 'Hi,Joey,joy,0,0,"00:00:01,000","00:00:02,000"\n')
+    (tmp_path / "dev_sent_emo.csv").write_text(
+        header + 'Hi,Joey,joy,0,0,"00:00:01,000","00:00:02,000"\n', encoding="utf-8"
+    )
     code, out, _ = mmerc("corpus", "import", "meld", tmp_path, "--out", tmp_path / "meld")
     assert code == 0
     assert "read dev_sent_emo.csv" in out
@@ -241,5 +243,5 @@ def test_help_loads_nothing_heavy():
         "import sys, mmerc.cli.main; "
         "sys.exit(' '.join(m for m in ('torch', 'pandas', 'numpy', 'pyarrow') if m in sys.modules) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -85,7 +85,7 @@ def test_a_recording_and_going_on(mmerc: Command, talk: Path, tmp_path: Path, ca
 
     code, said, err = mmerc(*command)  # again: nothing is lost, nothing measured
     assert code == 0, err
-    assert "is there: going on with it" in said
+    assert "is there: going on with it" in err
     np.testing.assert_array_equal(Corpus.open(out).features("audio")[0], values)
     code, said, err = mmerc("extract", out, "--visual", "none", "--text", "none", *HERE)  # a corpus as source
     assert code == 0, err
@@ -118,7 +118,7 @@ def test_a_folder_of_recordings(mmerc: Command, talk: Path, tmp_path: Path) -> N
         (folder / f"{name}.wav").write_bytes((talk / "talk.wav").read_bytes())
         (folder / f"{name}.csv").write_bytes((talk / "talk.csv").read_bytes())
     (folder / "three.wav").write_bytes(b"")
-    (folder / "three.csv").write_text("text,start,end,label\nhello,0,1,joy\n")
+    (folder / "three.csv").write_text("text,start,end,label\nhello,0,1,joy\n", encoding="utf-8")
     options = ("--visual", "none", "--text", "none", "--labels", "joy,anger,neutral,sadness,surprise", *HERE)
     code, said, err = mmerc("extract", folder, "--out", tmp_path / "c", *options)
     assert code == 0, err
@@ -171,7 +171,7 @@ def test_media_that_were_moved(mmerc: Command, talk: Path, tmp_path: Path) -> No
 
 def test_a_broken_cache_is_told(mmerc: Command, talk: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.sqlite"
-    bad.write_text("x" * 5000)
+    bad.write_text("x" * 5000, encoding="utf-8")
     source = ("extract", talk / "talk.wav", "--transcript", talk / "talk.srt", "--out", tmp_path / "c")
     code, _, err = mmerc(*source, "--text", "none", "--cache", bad, *HERE)
     assert code == 2

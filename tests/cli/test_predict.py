@@ -2,13 +2,14 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fake_hub import FakeHub, ask_there, fake_hub
 from mmerc.corpus import Corpus
 from mmerc.features.frozen import encode
 from mmerc.features.text import TextEncoder
@@ -48,8 +49,9 @@ def chat(tmp_path: Path) -> Path:
 def assert_one_line(result: tuple[int, str, str], *said: str) -> None:
     code, out, err = result
     assert (code, out) == (2, "")
-    assert err.lstrip().startswith("error: ")  # rich below 14.3 ends a bar with an empty line
-    assert err.strip().count("\n") == 0
+    *notes, last = err.splitlines()
+    assert last.startswith("error: ")
+    assert all("fetching" in note for note in notes if note)  # rich below 14.3 ends a bar with an empty line
     for part in said:
         assert part in err
 
@@ -230,3 +232,41 @@ def test_a_failing_write_leaves_the_old_file(
     result = mmerc("predict", trained, chat, "--format", "csv", "--out", tmp_path / "file" / "p.csv")
     assert result[0] == 2
     assert (tmp_path / "file").read_text(encoding="utf-8") == "old"
+
+
+# Models on the Hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path) -> Iterator[FakeHub]:
+    with fake_hub() as running:
+        ask_there(monkeypatch, running.address, str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        names = ("checkpoint.json", "config.yaml", "model.safetensors")
+        running.repositories["ann/talks"] = [{name: (trained / name).read_bytes() for name in names}]
+        yield running
+
+
+def test_a_model_on_the_hub(mmerc: Command, hub: FakeHub, trained: Path, chat: Path, tmp_path: Path) -> None:
+    code, out, err = mmerc("predict", "ann/talks", chat, "--format", "json")
+    assert code == 0, err
+    assert out == mmerc("predict", trained, chat, "--format", "json")[1]
+    code, _, err = mmerc("predict", "ann/talks", chat, "--out-dir", "results", "--jobs", "1")
+    assert code == 0, err
+    assert json.loads((tmp_path / "results/chat.json").read_text(encoding="utf-8")) == json.loads(out)
+
+
+def test_a_name_that_is_neither_here_nor_there(mmerc: Command, hub: FakeHub, chat: Path) -> None:
+    for out in ((), ("--out-dir", "results")):
+        assert_one_line(
+            mmerc("predict", "ann/other", chat, *out), "no folder ann/other here", "on the Hugging Face Hub"
+        )
+
+
+def test_what_the_hub_is_not_asked_for(mmerc: Command, hub: FakeHub, chat: Path) -> None:
+    """The conversation's own name, that of a file, and a model before its conversation is there."""
+    for out in ((), ("--out-dir", "results")):
+        assert_one_line(mmerc("predict", "talks/one", *out), "talks/one does not exist")
+        assert_one_line(mmerc("predict", "talks/one.srt", chat, *out), "talks/one.srt")
+    assert_one_line(mmerc("predict", "ann/talks", "gone.txt"), "gone.txt does not exist")
+    assert hub.asked == []

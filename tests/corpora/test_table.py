@@ -51,7 +51,7 @@ def test_a_table_with_its_features_becomes_a_corpus(tmp_path):
 
 def test_json_lines_and_csv_give_the_same_corpus(tmp_path):
     path = tmp_path / "u.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in FRAME.to_dict("records")))
+    path.write_text("".join(json.dumps(row) + "\n" for row in FRAME.to_dict("records")), encoding="utf-8")
     one = import_table(_csv(tmp_path), {}, tmp_path / "one")
     two = import_table(path, {}, tmp_path / "two")
     pd.testing.assert_frame_equal(one.utterances, two.utterances)
@@ -186,7 +186,7 @@ JSON = (
 def test_any_json_ends_in_a_corpus_or_our_own_error(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("table")
     path = folder / "u.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     try:
         corpus = import_table(
             path, {}, folder / "out", columns={"dialogue_id": "dialogue_id"}, labels=["0", "1"]

@@ -12,8 +12,8 @@ from mmerc.errors import ConfigError
 from mmerc.evaluation import evaluate
 from mmerc.experiments.ablation import COMPONENTS, TABLES, Plan, Table, Variants, plan_ablations
 from mmerc.experiments.ablation_tables import hidden_scores, published_ablations, show
-from mmerc.experiments.benchmark import published
 from mmerc.experiments.cells import pending, result_of, run_jobs
+from mmerc.experiments.published import published_scores
 from mmerc.metrics import summarise
 from mmerc.models import resolve
 from tiny import SMALL, in_this_process, tables, write
@@ -168,7 +168,7 @@ def test_published_numbers_belong_to_rows() -> None:
         names = {"+".join(sorted(row.split("+"))) for row in found["modalities"]}
         assert names == set(found["modalities"])
         assert len(names) == 7
-        own = published()[name]["df-erc"]
+        own = published_scores()[name]["df-erc"]
         for row in (found["components"]["full"], found["modalities"]["audio+text+visual"]):
             assert row == {k: own[k] for k in ("accuracy", "weighted_f1")}
 

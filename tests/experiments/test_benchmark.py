@@ -11,7 +11,6 @@ from mmerc.errors import ConfigError, CorpusError
 from mmerc.experiments.benchmark import (
     open_corpora,
     plan_benchmark,
-    published,
     read_settings,
     settings_for,
     tables,
@@ -22,11 +21,9 @@ from mmerc.experiments.cells import Cell, Result
 from mmerc.experiments.comparison import Comparison
 from mmerc.experiments.runs import Run
 from mmerc.metrics import ClassScores, Scores, Spread
-from mmerc.models import MODELS, resolve
+from mmerc.models import resolve
 from tiny import LABELS, write
 from tiny import tables as tiny_tables
-
-SPECIFICATION = Path(__file__).resolve().parents[2] / "../shared/spec/published-results.md"
 
 
 @pytest.fixture(scope="module")
@@ -256,47 +253,3 @@ def test_the_oracle_epoch_is_said_to_be_no_result(corpus: Corpus) -> None:
     assert "oracle_weighted_f1" not in records[1]
     (grid, _), _ = tables(compared("tiny", *results), corpus, {})
     assert "oracle epoch" not in grid.header
-
-
-# Published numbers
-
-
-def test_published_numbers_are_well_formed() -> None:
-    assert published().keys() == {"meld", "iemocap"}
-    for models in published().values():
-        assert models.keys() <= MODELS.keys()
-        for entry in models.values():
-            assert (
-                {"accuracy", "weighted_f1", "inputs"}
-                <= entry.keys()
-                <= {"accuracy", "weighted_f1", "inputs", "selection"}
-            )
-            assert all(50 < entry[name] < 80 for name in ("accuracy", "weighted_f1"))
-            assert entry.get("selection", "test") == "test"
-            assert entry["inputs"].startswith("text")
-
-
-def test_published_numbers_of_some_systems() -> None:
-    assert published()["meld"]["df-erc"]["weighted_f1"] == 67.03
-    assert published()["iemocap"]["df-erc"]["accuracy"] == 71.84
-    assert published()["iemocap"]["tfn"]["weighted_f1"] == 55.13
-    assert published()["meld"]["mm-dfn"] == {
-        "accuracy": 62.49,
-        "weighted_f1": 59.46,
-        "inputs": "text, audio, video; TextCNN on GloVe",
-        "selection": "test",
-    }
-    by_code = {model for model, entry in published()["meld"].items() if "selection" in entry}
-    assert by_code == {"mm-dfn", "cfn-esa", "mmgcn"}
-
-
-@pytest.mark.skipif(not SPECIFICATION.exists(), reason="the list of published results is not here")
-def test_published_numbers_are_those_of_the_list() -> None:
-    numbers = {}
-    for line in SPECIFICATION.read_text(encoding="utf-8").split("## C.")[0].splitlines():
-        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        numbers[cells[0].lower().replace("-", "")] = [c for c in cells if re.fullmatch(r"\d\d\.\d\d|–", c)]
-    for corpus, position in (("iemocap", 0), ("meld", 2)):
-        for model, entry in published()[corpus].items():
-            accuracy, weighted_f1 = numbers[model.replace("-", "")][position : position + 2]
-            assert (f"{entry['accuracy']:.2f}", f"{entry['weighted_f1']:.2f}") == (accuracy, weighted_f1)

@@ -164,7 +164,7 @@ def test_a_run_that_was_cut_goes_on(
         assert cell.predictions is not None
         found, expected = (pd.read_parquet(r.folder / cell.predictions) for r in (mine, theirs))
         pd.testing.assert_frame_equal(found, expected)
-        assert len(json.loads((mine.folder / "speed.json").read_text())["seconds"]) == 2
+        assert len(json.loads((mine.folder / "speed.json").read_text(encoding="utf-8"))["seconds"]) == 2
 
 
 @pytest.mark.usefixtures("here")
@@ -174,12 +174,14 @@ def test_notes_of_an_attempt_that_left_nothing_are_not_used(
     cell = moved(finished["oracle"], tmp_path / "cell")
     for one in cell.runs:
         one.folder.mkdir(parents=True)
-        (one.folder / "speed.json").write_text('{"seconds": [9, 9, 9]}')
-        (one.folder / "oracle.json").write_text('{"weighted_f1": 1.0, "data": "other"}')
+        (one.folder / "speed.json").write_text('{"seconds": [9, 9, 9]}', encoding="utf-8")
+        (one.folder / "oracle.json").write_text('{"weighted_f1": 1.0, "data": "other"}', encoding="utf-8")
     assert [o.error for o in run(cell)] == [None, None]
     for mine, theirs in zip(cell.runs, finished["oracle"].runs, strict=True):
-        assert (mine.folder / "oracle.json").read_text() == (theirs.folder / "oracle.json").read_text()
-        assert len(json.loads((mine.folder / "speed.json").read_text())["seconds"]) == 2
+        assert (mine.folder / "oracle.json").read_text(encoding="utf-8") == (
+            theirs.folder / "oracle.json"
+        ).read_text(encoding="utf-8")
+        assert len(json.loads((mine.folder / "speed.json").read_text(encoding="utf-8"))["seconds"]) == 2
 
 
 @pytest.mark.usefixtures("here")
@@ -191,7 +193,7 @@ def test_another_config_is_refused(cell: Cell) -> None:
     assert all("belongs to another run (config" in (o.error or "") for o in outcomes)
     assert len(outcomes) == 2
     errors = [r.folder / "error.txt" for r in cell.runs]
-    assert all("another run" in e.read_text() for e in errors)
+    assert all("another run" in e.read_text(encoding="utf-8") for e in errors)
     for error in errors:
         error.unlink()
     assert content(cell.folder) == before
@@ -212,7 +214,7 @@ def test_a_checkpoint_of_unknown_origin_is_not_overwritten(cell: Cell) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_damaged_config_is_a_failure_of_its_run(cell: Cell) -> None:
-    (cell.runs[0].folder / "config.yaml").write_text("a: b: c")
+    (cell.runs[0].folder / "config.yaml").write_text("a: b: c", encoding="utf-8")
     (outcome,) = run(cell)
     assert "config.yaml" in (outcome.error or "")
     assert list(finished_seeds(cell, Corpus.open(cell.corpus))) == [1]
@@ -285,7 +287,7 @@ def test_a_loss_that_is_not_finite(corpus: Corpus, tmp_path: Path, test: Literal
     cell = replace(Cell.of("bad", corpus, diverging, tmp_path, [0], False), test=test)
     (outcome,) = run(cell)
     assert "not finite; try a lower training.learning_rate" in (outcome.error or "")
-    assert (tmp_path / "seed-0" / "error.txt").read_text() == f"{outcome.error}\n"
+    assert (tmp_path / "seed-0" / "error.txt").read_text(encoding="utf-8") == f"{outcome.error}\n"
 
 
 @pytest.mark.usefixtures("here")
@@ -297,10 +299,10 @@ def test_a_failure_that_nobody_foresaw_leaves_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("what is this?")
 
-    monkeypatch.setattr("mmerc.experiments.cells.train", broken)
+    monkeypatch.setattr("mmerc.experiments.tracking.train", broken)
     outcome, _ = run(cell)
     assert outcome.error == "ZeroDivisionError: what is this?"
-    text = (cell.runs[0].folder / "error.txt").read_text()
+    text = (cell.runs[0].folder / "error.txt").read_text(encoding="utf-8")
     assert "Traceback" in text
     assert "in broken" in text
     monkeypatch.undo()
@@ -317,7 +319,9 @@ def test_a_run_that_fails_stops_no_other(corpus: Corpus, tmp_path: Path, finishe
     good = Cell.of("good", corpus, RUN, tmp_path / "good", [0], False)
     outcomes = {o.job.cell.name: o for o in run_jobs(pending([bad, good]), 1, "cpu")}
     assert "text.safetensors is missing" in (outcomes["bad"].error or "")
-    assert "text.safetensors is missing" in (tmp_path / "bad" / "seed-0" / "error.txt").read_text()
+    assert "text.safetensors is missing" in (tmp_path / "bad" / "seed-0" / "error.txt").read_text(
+        encoding="utf-8"
+    )
     assert outcomes["good"].error is None
     mine, theirs = good.runs[0].folder, finished["splits"].runs[0].folder
     assert written(mine) == written(theirs)
@@ -368,7 +372,7 @@ def test_speed_that_is_not_known_is_no_reason_to_lose_a_run(cell: Cell, text: st
         if text is None:
             (one.folder / "speed.json").unlink()
         else:
-            (one.folder / "speed.json").write_text(text)
+            (one.folder / "speed.json").write_text(text, encoding="utf-8")
     assert pending([cell]) == []
     result = result_of(cell)
     assert result is not None
@@ -414,7 +418,7 @@ def test_watching_changes_nothing(finished: dict[str, Cell], folds: bool) -> Non
         chosen = score_table(pd.read_parquet(one.folder / "test.parquet"), labels).weighted_f1
         best = score_table(pd.read_parquet(other.folder / "oracle.parquet"), labels).weighted_f1
         assert best >= chosen - 1e-12
-        assert json.loads((other.folder / "oracle.json").read_text())["weighted_f1"] == best
+        assert json.loads((other.folder / "oracle.json").read_text(encoding="utf-8"))["weighted_f1"] == best
 
 
 @pytest.mark.usefixtures("here")

@@ -86,22 +86,30 @@ def test_an_output_folder_that_cannot_be_written(
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "message"),
     [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), r"out of memory: lower training\.batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), r"out of memory: lower training\.batch"),
+        (
+            RuntimeError("could not create a primitive descriptor\nwith a second line"),
+            r"failed to compute text-only in bf16 on cpu: could not create a primitive descriptor; "
+            r"try training\.precision=fp32 or another --device; --resume",
+        ),
+        (NotImplementedError(), "bf16 on cpu: NotImplementedError; try"),
     ],
 )
-def test_out_of_memory_is_explained(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+def test_what_torch_raises_is_explained(
+    corpus: Corpus, tmp_path: Path, error: RuntimeError, message: str
 ) -> None:
     class Listening(Listener):
         def step(self, *_: object) -> None:
             raise error
 
     runs = plan(corpus, tmp_path / "run", [0], False)
-    with pytest.raises(TrainingError, match=r"out of memory: lower training\.batch_size"):
-        list(train_in_turn(corpus, config(), runs, False, "cpu", lambda _: Listening()))
+    run_config = config(precision="bf16")
+    with pytest.raises(TrainingError, match=message) as caught:
+        list(train_in_turn(corpus, run_config, runs, False, "cpu", lambda _: Listening()))
+    assert "\n" not in str(caught.value)
 
 
 def test_tasks_follow_splits_and_folds(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import os
-import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmerc.errors import MediaError, MmercError
@@ -13,7 +13,7 @@ def work(job: str) -> str:
     if job == "bad":
         raise MediaError("bad is broken")
     if job == "killer":
-        os.kill(os.getpid(), signal.SIGKILL)
+        psutil.Process().kill()
     return job.upper() + os.environ.get("OMP_NUM_THREADS", "")
 
 

@@ -110,7 +110,7 @@ def test_a_file_that_is_broken_stops_nothing_and_is_tried_again(
     sources: list[Source | None], audio: Chosen, visual: Chosen, cache: Cache, tmp_path: Path
 ) -> None:
     broken, gone = tmp_path / "broken.mp4", tmp_path / "gone.mp4"
-    broken.write_text("no video")
+    broken.write_text("no video", encoding="utf-8")
     rows = [Source(broken), sources[0], Source(gone)]
     engine = Counting()
     meter = Meter(engine, cache)
@@ -163,5 +163,5 @@ import sys, mmerc.extraction.work
 from mmerc.features.extractors import choose
 choose("prosody", "audio"), choose("face-hog", "visual")
 print([m for m in {heavy} if m in sys.modules])"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert found.stdout.strip() == "[]"

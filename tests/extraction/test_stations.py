@@ -214,21 +214,21 @@ def test_transcripts_that_do_not_fit(recognizer: Recognizer, folder: Path, tmp_p
     with pytest.raises(ConversationError, match="is a recording: hand in its transcript, too"):
         recognizer.predict(video)
     chat = tmp_path / "chat.txt"
-    chat.write_text("Ann: hello\nBen: hi\n")
+    chat.write_text("Ann: hello\nBen: hi\n", encoding="utf-8")
     with pytest.raises(ConversationError, match="utterance 1 of 'chat' has no start and end"):
         recognizer.predict(video, transcript=chat)
     late = tmp_path / "late.srt"
-    late.write_text("1\n01:00:00,000 --> 01:00:01,000\nhello\n")
+    late.write_text("1\n01:00:00,000 --> 01:00:01,000\nhello\n", encoding="utf-8")
     with pytest.raises(ConversationError, match=r"begins at 3600000 ms, .* ends at 23"):
         recognizer.predict(video, transcript=late)
     several = tmp_path / "several.csv"
-    several.write_text("dialogue_id,text,start,end\na,x,0,1\nb,y,1,2\n")
+    several.write_text("dialogue_id,text,start,end\na,x,0,1\nb,y,1,2\n", encoding="utf-8")
     with pytest.raises(ConversationError, match="holds 2 conversations, expected one"):
         recognizer.predict(video, transcript=several)
     with pytest.raises(MediaError, match=r"gone\.mp4 does not exist"):
         recognizer.predict(tmp_path / "gone.mp4", transcript=folder / "talk.srt")
     fake = tmp_path / "fake.mp4"
-    fake.write_text("text")
+    fake.write_text("text", encoding="utf-8")
     with pytest.raises(MediaError, match=r"fake\.mp4"):
         recognizer.predict(fake, transcript=folder / "talk.srt")
 
@@ -237,8 +237,10 @@ def test_a_transcript_that_goes_on_after_the_end(
     recognizer: Recognizer, folder: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "longer.srt"
-    text = (folder / "first.srt").read_text() + "\n2\n00:05:00,000 --> 00:05:01,000\nAnna: anyone?\n"
-    path.write_text(text)
+    text = (folder / "first.srt").read_text(
+        encoding="utf-8"
+    ) + "\n2\n00:05:00,000 --> 00:05:01,000\nAnna: anyone?\n"
+    path.write_text(text, encoding="utf-8")
     said = recognizer.predict(folder / "the talk 🙂.mp4", transcript=path)
     assert "after the end of the file (1)" in said.modalities["audio"].absent
     assert said.modalities["audio"].present == 1
@@ -249,7 +251,7 @@ def test_nothing_to_measure(tmp_path: Path, chosen: dict[str, Chosen]) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "a.wav").write_bytes(b"")
     table = tmp_path / "table.csv"
-    table.write_text("media,dialogue_id,text,label\na.wav,d,hi,joy\na.wav,d,ho,anger\n")
+    table.write_text("media,dialogue_id,text,label\na.wav,d,hi,joy\na.wav,d,ho,anger\n", encoding="utf-8")
     bare = import_clips(tmp_path / "m", tmp_path / "c", table=table)
     with Cache(None) as cache, pytest.raises(FeatureError, match=r"nothing could be measured: .*a\.wav"):
         extract(bare, chosen, Meter(in_turn, cache))

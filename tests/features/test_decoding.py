@@ -442,7 +442,7 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".mp4", ".m3u8", ".txt"])
 def test_text_and_playlists_are_not_media(tone: Path, text: str, ending: str) -> None:
     path = tone.parent / f"text{ending}"  # beside a file that the playlists name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(MediaError, match="cannot be read as sound or video"):
         probe(path)
 

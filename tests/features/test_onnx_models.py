@@ -104,7 +104,11 @@ def test_weights_outside_the_folder_are_refused(place: str, tmp_path: Path) -> N
     (tmp_path / "model").mkdir()
     path = with_weights_apart(tmp_path / "model" / "model.onnx")
     outside = (tmp_path / "model" / "weights.bin").rename(tmp_path / "weights.bin")
-    (tmp_path / "model" / "link.bin").symlink_to(outside)
+    if place == "link.bin":
+        try:
+            (tmp_path / "model" / place).symlink_to(outside)
+        except OSError:
+            pytest.skip("this user may not make links")
     model = onnx.load_model(path, load_external_data=False)
     for entry in model.graph.initializer[0].external_data:
         if entry.key == "location":

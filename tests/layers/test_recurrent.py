@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import FullPrecision
 from mmerc.layers.recurrent import (
     FlatGRU,
     FlatLSTM,
@@ -89,13 +90,27 @@ def test_flat_lstm_drops_between_layers_only() -> None:
         assert torch.equal(trained, flat.eval()(x, lengths)) == (layers == 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_flat_lstm_under_autocast_is_close(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("cell", [FlatLSTM, FlatGRU])
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [1, 3, 2], [2, 9, 20, 3, 1]])  # two blocks, and packed steps
+def test_a_recurrence_on_a_cpu_is_in_full_precision_under_autocast(
+    cell: type[FlatRecurrence], lengths: list[int]
+) -> None:
     torch.manual_seed(0)
-    flat, x, lengths = FlatLSTM(3, 2), torch.randn(6, 3), torch.tensor([1, 3, 2])
-    with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
-        states = flat(x, lengths)
-    torch.testing.assert_close(states.float(), flat(x, lengths), rtol=0, atol=0.02)
+    flat, x = cell(3, 2), torch.randn(sum(lengths), 3)
+    exact = flat(x, torch.tensor(lengths))
+    with FullPrecision() as watched, torch.autocast("cpu", torch.bfloat16):
+        found = flat(x.bfloat16(), torch.tensor(lengths)), flat(x, torch.tensor(lengths))
+    assert watched.recurrences
+    torch.testing.assert_close(found[0], exact, rtol=0, atol=0.02)
+    torch.testing.assert_close(found[1], exact, rtol=0, atol=0)
+
+
+def test_a_block_in_bfloat16_would_be_seen_on_any_processor() -> None:
+    lstm, x = torch.nn.LSTM(3, 2), torch.randn(4, 1, 3)
+    with pytest.raises(AssertionError, match="autocast"), FullPrecision(), torch.autocast("cpu"):
+        lstm(x)
+    with pytest.raises(AssertionError, match="bfloat16"), FullPrecision():
+        lstm.bfloat16()(x.bfloat16())
 
 
 @given(lengths=DIALOGUES)

@@ -15,7 +15,6 @@ from helpers import (
     make_batch,
     make_network,
     ramp,
-    total,
 )
 from loops import State, doubled, linear, recurrence, rows_of_dialogues
 from mmerc.batch import Batch
@@ -81,19 +80,6 @@ def test_which_loss_trains_which_level(loss: str, end_to_end: bool) -> None:
     assert reached == (of_emotion if loss == "emotion" else {"contexts", "classifiers"})
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_every_parameter_learns_also_in_bfloat16(alpha: float) -> None:
-    network = make_network("bc-lstm", end_to_end=True, alpha_unimodal=alpha)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = network(make_batch(LENGTHS))
-    total(output).backward()
-    assert ("unimodal" in output.losses) == bool(alpha)
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
-
-
 @torch.no_grad()
 def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist() -> None:
     large, small = (
@@ -133,14 +119,6 @@ def test_golden_values() -> None:
     ]
     torch.testing.assert_close(output.logits, torch.tensor(expected), rtol=0, atol=1e-5)
     assert_losses(output.losses, {"emotion": 1.138456, "unimodal": 3.4568})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("hidden", 0), ("dense_hidden", -1), ("alpha_unimodal", -0.5), ("dropout", 1.0)]
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"network.{name} must"):
-        resolve("bc-lstm", {"network": {name: value}})
 
 
 def test_a_first_level_that_nothing_trains_is_refused() -> None:

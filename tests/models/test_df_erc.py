@@ -73,6 +73,20 @@ def test_an_inactive_hinge_leaves_the_relation_vectors_random() -> None:
     assert not reached(total(output), network.crm.relation)
 
 
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_the_hinge_is_active_at_the_start_with_the_initial_weights_of_the_authors(preset: str) -> None:
+    shares = {}
+    for kind in ("torch", "kaiming"):
+        network = make_network("df-erc", preset, hidden=128, relation_width=128, initial_weights=kind)
+        network.start_epoch()
+        output = network(make_batch([20, 20]))
+        assert output.diagnostics is not None
+        shares[kind] = float(output.diagnostics["hinge_active"])
+        assert reached(total(output), network.crm.relation) == (kind == "kaiming")
+    assert shares["torch"] == 0
+    assert shares["kaiming"] > 0.5
+
+
 def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
     network = make_network("df-erc", "paper", beta=0.0)
     losses = network(make_batch(LENGTHS)).losses

@@ -4,24 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import SUBSETS, assert_same, fill_with_ramp, make_batch, make_network, total
+from helpers import SUBSETS, make_batch, make_network
 from loops import (
     State,
     concatenated,
     doubled,
     linear,
-    ramp_batch,
     recall,
     recurrence,
-    rename_speakers,
     rows_of_dialogues,
     seen,
     with_three_speakers,
 )
 from mmerc.batch import Batch
-from mmerc.errors import ConfigError
 from mmerc.layers.padding import Padding
-from mmerc.models import resolve
 from mmerc.models.dialogue_gcn import neighbourhoods
 
 LENGTHS = [3, 1, 6]
@@ -102,65 +98,3 @@ def test_every_pair_in_the_window_has_one_relation(causal: bool) -> None:
                     r % linked.shape[1] for r in expected
                 ]
         start += length
-
-
-@torch.no_grad()
-def test_it_matters_who_speaks_but_not_their_number() -> None:
-    network = make_network("dialogue-gcn").eval()
-    batch = with_three_speakers(make_batch(LENGTHS))
-    assert_same(network(batch), network(rename_speakers(batch)), tolerance=0)
-    alone = network(batch._replace(speakers=torch.zeros_like(batch.speakers)))
-    assert (network(batch).logits - alone.logits).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradients_reach_the_dialogue_and_nothing_else(causal: bool) -> None:
-    network = make_network("dialogue-gcn", causal=causal).eval()
-    batch = make_batch(LENGTHS)
-    features = {m: x.requires_grad_() for m, x in batch.features.items()}
-    network(batch._replace(features=features)).logits[6].sum().backward()
-    reached = [*range(4, 7)] if causal else [*range(4, 10)]
-    for x in features.values():
-        assert x.grad is not None
-        assert x.grad.abs().sum(dim=1).nonzero().flatten().tolist() == reached
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_every_parameter_learns_also_in_bfloat16(causal: bool) -> None:
-    network = make_network("dialogue-gcn", causal=causal)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = total(network(make_batch(LENGTHS)))
-    loss.backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert (parameter.grad != 0).any(), name
-
-
-GOLDEN = [
-    [-0.452425, -0.157985, 0.27778],
-    [-0.452262, -0.158081, 0.27791],
-    [-0.452181, -0.158129, 0.277974],
-    [-0.43129, -0.170418, 0.294564],
-]
-
-
-@torch.no_grad()
-def test_golden_values() -> None:
-    network = make_network("dialogue-gcn").eval()
-    fill_with_ramp(network)
-    torch.testing.assert_close(network(ramp_batch()).logits, torch.tensor(GOLDEN), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *((n, v) for n in ("hidden", "context_hidden", "context_layers", "graph_hidden") for v in (0, -4)),
-        ("window", -1),
-        ("dropout", 2.0),
-        ("input_dropout", -1.0),
-    ],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"network.{name} must"):
-        resolve("dialogue-gcn", {"network": {name: value}})

@@ -73,7 +73,7 @@ def test_dialogues_do_not_see_each_other(model: str, preset: str | None, overrid
 
 
 @pytest.mark.parametrize(("model", "preset", "overrides"), PLAIN)
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(data=st.data(), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 999))
 def test_the_order_of_dialogues_changes_nothing(
     model: str,

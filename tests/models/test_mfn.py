@@ -9,17 +9,13 @@ from helpers import (
     WIDTHS,
     assert_losses,
     assert_same,
-    fill_with_ramp,
     make_batch,
     make_network,
-    ramp,
     take,
-    total,
 )
 from loops import State, doubled, linear, rows_of_dialogues
 from mmerc.batch import Batch
-from mmerc.errors import ConfigError
-from mmerc.models import Network, resolve
+from mmerc.models import Network
 
 LENGTHS = [3, 1, 4]
 # Of four ReLU units all may be dead, the more so as a softmax over all memories makes ĉ small.
@@ -162,41 +158,3 @@ def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist() -> None:
     features = {m: x for m, x in batch.features.items() if m != "text"}
     part = batch._replace(features=features, present=torch.ones(sum(LENGTHS), 2, dtype=torch.bool))
     assert_same(large(whole), small(part))
-
-
-def test_every_parameter_learns_also_in_bfloat16() -> None:
-    network = make_network("mfn", **WIDE)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = total(network(make_batch(LENGTHS)))
-    loss.backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
-
-
-@torch.no_grad()
-def test_golden_values() -> None:
-    network = make_network("mfn", **WIDE).eval()
-    fill_with_ramp(network)
-    batch = Batch(
-        features={m: ramp(3, WIDTHS[m], scale=3.0, start=7 * WIDTHS[m]) for m in sorted(WIDTHS)},
-        present=torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=torch.bool),
-        lengths=torch.tensor([2, 1]),
-        speakers=torch.zeros(3, dtype=torch.int64),
-    )
-    expected = [
-        [0.133057, -0.791198, -0.472249],
-        [0.089158, -0.860315, -0.429769],
-        [0.115041, -0.784696, -0.461419],
-    ]
-    torch.testing.assert_close(network(batch).logits, torch.tensor(expected), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("hidden", 0), ("attention_hidden", -1), ("memory_hidden", 0), ("gate_hidden", 0), ("dropout", 1.0)],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"network.{name} must"):
-        resolve("mfn", {"network": {name: value}})

@@ -11,17 +11,14 @@ from helpers import (
     SUBSETS,
     WIDTHS,
     assert_losses,
-    fill_with_ramp,
     make_batch,
     make_network,
-    modalities_of,
-    ramp,
     total,
 )
 from loops import State, doubled
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
-from mmerc.models import resolve, tfn
+from mmerc.models import tfn
 
 LENGTHS = [3, 1, 2]
 
@@ -107,36 +104,3 @@ def test_the_papers_widths_fit_three_modalities_and_no_more() -> None:
         ConfigError, match=r"audio, gaze, text, visual would have 4635873 cells.*network.hidden"
     ):
         tfn.TFN(config, {**WIDTHS, "gaze": 2}, 3)
-
-
-@torch.no_grad()
-def test_golden_values() -> None:
-    network = make_network("tfn").eval()
-    fill_with_ramp(network)
-    batch = Batch(
-        features={m: ramp(3, WIDTHS[m], scale=3.0, start=7 * WIDTHS[m]) for m in modalities_of("tfn")},
-        present=torch.tensor([[1, 1, 1], [1, 1, 1], [1, 0, 1]], dtype=torch.bool),
-        lengths=torch.tensor([2, 1]),
-        speakers=torch.zeros(3, dtype=torch.int64),
-    )
-    expected = [
-        [-0.608178, 0.027482, 0.092256],
-        [-0.595801, 0.0107, 0.099871],
-        [-0.602179, 0.028734, 0.098962],
-    ]
-    torch.testing.assert_close(network(batch).logits, torch.tensor(expected), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("hidden", 0),
-        ("text_hidden", -1),
-        ("embedding_layers", 0),
-        ("inference_layers", 0),
-        ("fusion_dropout", 1),
-    ],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"network.{name} must"):
-        resolve("tfn", {"network": {name: value}})

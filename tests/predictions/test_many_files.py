@@ -1,14 +1,13 @@
 """Many files: which are found, which are made again, and what stays when things go wrong."""
 
 import json
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from holding import holder
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, ConversationError, MmercError
 from mmerc.extraction.engines import in_turn
@@ -151,7 +150,7 @@ def test_cut_at_any_moment_it_goes_on(chats: Path, trained: Path, tmp_path: Path
     outcomes.close()  # type: ignore[attr-defined]
     (setup.out / "three.json").write_text("written, but not yet in the index", encoding="utf-8")
     (setup.out / ".two.json.123.tmp").write_text("half", encoding="utf-8")
-    with (setup.out / INDEX).open("a") as index:
+    with (setup.out / INDEX).open("a", encoding="utf-8") as index:
         index.write('{"result": "tw')
     left = again(chats, setup)
     assert sorted(left.values()) == ["kept", "made", "made"]
@@ -196,7 +195,7 @@ def test_names_that_meet(tmp_path: Path, trained: Path) -> None:
     assert not (tmp_path / "out").exists()
     touch(tmp_path, "out/b.json")
     assert f"{INDEX} beside it does not say that it is a result" in refused(out, "x/b.txt")
-    assert (tmp_path / "out/b.json").read_text() == "Ann: hi\n"
+    assert (tmp_path / "out/b.json").read_text(encoding="utf-8") == "Ann: hi\n"
 
 
 def test_force_overwrites_what_is_somebody_elses(chats: Path, trained: Path, tmp_path: Path) -> None:
@@ -218,18 +217,9 @@ def test_a_checkpoint_or_a_file_that_is_missing(chats: Path, tmp_path: Path, tra
 def test_a_folder_is_one_process_at_a_time(chats: Path, trained: Path, tmp_path: Path) -> None:
     setup = Setup(tmp_path / "out", trained)
     setup.out.mkdir()
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        with working.exclusive(setup.out, ConfigError):
-            os.write(writing, b"!")
-            time.sleep(60)  # until it is killed
-    os.read(reading, 1)
-    try:
-        with pytest.raises(ConfigError, match=f"is in use by process {child}"):
-            again(chats, setup)
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
+    in_use = pytest.raises(ConfigError, match="is in use by process")
+    with holder(setup.out), in_use:
+        again(chats, setup)
 
 
 # When a file is more than bad

@@ -9,7 +9,12 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
+
 from mmerc.cli.main import run
+
+if sys.platform != "linux":
+    pytest.skip("commands run in forks of this process, with all libraries loaded", allow_module_level=True)
 
 
 class Ended(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -118,6 +117,8 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     command = ("train", "text-only", "--corpus", corpus, "--resume", "--out", str(tmp_path / "run"), *TINY)
 
     def limit() -> None:
+        import resource
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
 
@@ -282,7 +283,9 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path: Path, monkeypatch
     future = time.monotonic() + 10**9
     for path in [*corpus.path.rglob("*"), *(tmp_path / "run").rglob("*")]:
         os.utime(path, (future, future))
-    (tmp_path / "run" / ".lock").write_text(json.dumps({"pid": 1, "host": "x", "since": "2999-01-01"}))
+    (tmp_path / "run" / ".lock").write_text(
+        json.dumps({"pid": 1, "host": "x", "since": "2999-01-01"}), encoding="utf-8"
+    )
     train(task(Corpus.open(corpus.path), run), tmp_path / "run", resume=True)
     assert written(tmp_path / "run") == written(tmp_path / "whole")
     with pytest.raises(TrainingError, match="already holds a run"):

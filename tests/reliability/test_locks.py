@@ -1,20 +1,16 @@
 """Two processes on one folder: the second is told of the first, and a dead one stands in nobody's way."""
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
+from holding import holder
 from mmerc.corpus import Corpus, Features, write_corpus
 from mmerc.errors import CorpusError, TrainingError
 from mmerc.experiments.cells import Cell, pending, run_jobs
@@ -26,28 +22,6 @@ from tiny import LABELS, config, in_this_process, tables, task, write
 IN_USE = (
     r"is in use by process {} on {} since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*: wait until it ends, or stop it"
 )
-
-
-def hold(folder: Path, pipe: Connection) -> None:
-    with exclusive(folder, CorpusError):
-        pipe.send("held")
-        pipe.recv()
-
-
-@contextmanager
-def holder(folder: Path) -> Iterator[multiprocessing.process.BaseProcess]:
-    """Another process that holds the lock of `folder`."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=hold, args=(folder, theirs))
-    process.start()
-    assert ours.recv() == "held"
-    try:
-        yield process
-    finally:
-        if process.is_alive():
-            ours.send("go")
-        process.join()
 
 
 @pytest.fixture
@@ -98,8 +72,8 @@ def test_a_cell_of_a_benchmark_is_told_too(
 
 def test_the_lock_of_a_killed_process_is_taken_over(corpus: Corpus) -> None:
     with holder(corpus.path) as other:
-        os.kill(other.pid or 0, signal.SIGKILL)
-        other.join()
+        other.kill()
+        other.wait()
         assert json.loads((corpus.path / LOCK).read_text(encoding="utf-8"))["pid"] == other.pid
         for left in (".utterances.parquet.7.tmp", "features/.text.safetensors.7.tmp"):
             (corpus.path / left).touch()
@@ -155,7 +129,7 @@ def test_a_folder_is_replaced_on_any_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr("mmerc.storage._exchange", lambda one, other: False)
+        monkeypatch.setattr("mmerc.storage.exchange", lambda one, other: False)
     for name in ("first", "second"):
         with atomic_folder(tmp_path / "folder") as folder:
             (folder / name).touch()
@@ -163,6 +137,7 @@ def test_a_folder_is_replaced_on_any_system(
         assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork gives its rights away")
 def test_a_folder_without_leave_to_write() -> None:
     """In a process without privileges: for root there are no closed folders."""
     with TemporaryDirectory() as name:

@@ -33,7 +33,7 @@ def children(process: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            parent = int((path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             if parent == process and b"spawn_main" in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
         except (OSError, ValueError):  # it has ended meanwhile
@@ -43,7 +43,7 @@ def children(process: int) -> list[int]:
 
 def ended(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
 

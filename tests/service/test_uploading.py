@@ -1,11 +1,11 @@
 import contextlib
-import fcntl
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import lock_descriptor
 from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from test_guarding import code, exchange
@@ -18,6 +18,7 @@ from mmerc.service.observing import Metrics
 from mmerc.service.schemas import PredictAnswer
 from mmerc.service.settings import Settings
 from mmerc.service.uploads import MARK, Uploads
+from mmerc.storage import LOCK
 from studio import RECORDING, write_srt
 
 SRT = b"1\n00:00:00,000 --> 00:00:01,000\nAnn: oh no, the train is late\n"
@@ -34,7 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     async def note(service: Any, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*")}
         jobs.append({**job, "folder": folder, "files": found})
-        row = {"index": 0, "speaker": "", "text": "", "label": "joy", "confidence": 1.0}
+        row = {"turn": 1, "speaker": "", "text": "", "label": "joy", "confidence": 1.0}
         row |= {"probabilities": {"joy": 1.0}, "contributions": None, "context_weight": None}
         return {"prediction": {"conversation": "c", "modalities": {}, "utterances": [row]}}
 
@@ -48,7 +49,7 @@ def tree(folder: Path) -> list[str]:
 
 def nothing_left(client: Any, tmp_path: Path) -> None:
     """The temporary folder holds no upload, and no other is there."""
-    assert all(len(path.split("/")) == 1 for path in tree(tmp_path / "uploads"))
+    assert all(path.count("/") == 0 or path.endswith(f"/{LOCK}") for path in tree(tmp_path / "uploads"))
     assert tree(tmp_path)[0] == "uploads"
     assert all(path.startswith("uploads") for path in tree(tmp_path))
 
@@ -166,7 +167,7 @@ def test_uploads_that_do_not_end(reader: Recognizer, tmp_path: Path) -> None:
     assert code(exchange(app, endless, HEADERS, UPLOAD)) == (413, "too_large")
     assert code(exchange(app, [start, 5.0], HEADERS, UPLOAD)) == (408, "slow")
     (home,) = tmp_path.iterdir()
-    assert not list(home.iterdir())
+    assert [path.name for path in home.iterdir()] == [LOCK]
 
 
 def test_too_many_uploads(connect: Any, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_client_that_goes_away(reader: Recognizer, tmp_path: Path, monkeypatch
         asyncio.run(call())
     assert stopped
     (home,) = tmp_path.iterdir()
-    assert not list(home.iterdir())
+    assert [path.name for path in home.iterdir()] == [LOCK]
 
 
 # What a service that was killed has left
@@ -220,12 +221,24 @@ def test_what_was_left_is_swept(tmp_path: Path) -> None:
     left, used, other = (tmp_path / f"{MARK}{name}" for name in ("left", "used", "other"))
     for folder in (left, used):
         (folder / "upload").mkdir(parents=True)
-    other.write_text("a file")
-    lock = os.open(used, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    other.write_text("a file", encoding="utf-8")
+    lock = os.open(used / LOCK, os.O_RDWR | os.O_CREAT)
+    assert lock_descriptor(lock, blocking=False)
     Uploads(Settings(temporary=str(tmp_path)), Metrics()).sweep()
     os.close(lock)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{MARK}other", f"{MARK}used"]
+
+
+def test_a_link_is_not_followed_by_the_sweep(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    try:
+        (tmp_path / f"{MARK}link").symlink_to(mine, target_is_directory=True)
+    except OSError:
+        pytest.skip("this user may not make links")
+    Uploads(Settings(temporary=str(tmp_path)), Metrics()).sweep()
+    assert mine.is_dir()
+    assert not list(mine.iterdir())
 
 
 def test_the_folder_goes_with_the_service(reader: Recognizer, tmp_path: Path) -> None:

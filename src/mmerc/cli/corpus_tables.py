@@ -1,29 +1,21 @@
 """How the corpus commands look on the terminal."""
 
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mmerc.corpora.checking import NO_GROUP, Problem, check, class_counts, group_names, groups
 from mmerc.corpus import Corpus
+from mmerc.system import quoted
 
 if TYPE_CHECKING:
     from mmerc.extraction.doctor import Examination
 
 SHOWN = 50
 LONGEST = 300  # characters of a message, unless everything is asked for
-
-
-def console() -> Console:
-    """Return a console that prints texts of a corpus as they are: `[sad]` and `:smile:` mean nothing."""
-    return Console(markup=False, emoji=False, highlight=False)
 
 
 def print_import(out: Console, corpus: Corpus, next_command: bool = True) -> None:
@@ -71,15 +63,6 @@ def print_extracted(out: Console, corpus: Corpus, absent: pd.DataFrame) -> None:
     out.print(f"next: {_next_command(corpus, check(corpus))}", style="bold", soft_wrap=True)
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; what is yielded takes the amount done so far."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(title), total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
 def print_corpus(out: Console, corpus: Corpus) -> None:
     """Print what a corpus holds: labels, modalities with their recipes, sizes per split or fold."""
     out.print(f"{corpus.name} ({corpus.path})", style="bold")
@@ -102,7 +85,7 @@ def print_dialogue(out: Console, corpus: Corpus, dialogue: int) -> None:
     present = {m: corpus.features(m)[1][start:stop].tolist() for m in corpus.modalities}
     group = groups(corpus).iloc[start] or NO_GROUP
     out.print(f"{corpus.dialogue_ids[dialogue]} ({group}), {stop - start} utterances", style="bold")
-    table = _table("#", "time", "speaker", "label", "text", "missing", right=(0, 1))
+    table = _table("index", "time", "speaker", "label", "text", "missing", right=(0, 1))
     for position, (_, row) in enumerate(rows.iterrows()):
         missing = ", ".join(m for m, flags in present.items() if not flags[position])
         spoken = ("" if pd.isna(row[field]) else str(row[field]) for field in ("speaker", "label", "text"))
@@ -232,14 +215,14 @@ def _modalities(corpus: Corpus) -> Table:
 
 
 def _next_command(corpus: Corpus, problems: Sequence[Problem]) -> str:
-    folder = shlex.quote(str(corpus.path))
+    folder = quoted(str(corpus.path))
     if not corpus.labels:
         return f"mmerc corpus show {folder}"
     if any(p.severity == "error" for p in problems):
         return f"mmerc corpus check {folder}"
     if "text" not in corpus.modalities and corpus.utterances["text"].fillna("").str.strip().any():
         return f"mmerc corpus encode-text {folder}"
-    run = shlex.quote(f"runs/{corpus.name}")
+    run = quoted(f"runs/{corpus.name}")
     folds = " --cross-validate" if corpus.folds and corpus.utterances["split"].isna().all() else ""
     return f"mmerc train df-erc --corpus {folder}{folds} --out {run}"
 

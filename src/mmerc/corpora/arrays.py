@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from mmerc.corpora.records import nearest, sha256
 from mmerc.corpus import SCHEMA, Features
 from mmerc.errors import FeatureError
+from mmerc.system import file_name
 
 # What numpy raises on bytes that are no array of its own: a broken header is parsed as Python text.
 _NUMPY_ERRORS = (
@@ -66,10 +67,12 @@ def require_modality_name(modality: str) -> None:
     """Refuse a name that cannot be that of a file.
 
     Raises:
-        FeatureError: it holds more than letters, digits, '-' and '_'.
+        FeatureError: it holds more than letters, digits, '-' and '_', or is a device of Windows.
     """
     if not re.fullmatch(r"\w[\w-]*", modality):
         raise FeatureError(f"modality {modality!r}: a name may hold letters, digits, '-' and '_' only")
+    if file_name(modality) != modality:
+        raise FeatureError(f"modality {modality!r}: Windows has no files of that name; choose another")
 
 
 def _read_npy(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]]:

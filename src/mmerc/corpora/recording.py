@@ -53,7 +53,7 @@ def import_recordings(
         raise CorpusError("there are no recordings to import")
     if missing := [media for media, _ in pairs if not media.is_file()]:
         raise CorpusError(f"{missing[0]} does not exist, or is not a file")
-    root = Path(os.path.commonpath([media.resolve().parent for media, _ in pairs]))
+    root = _common_folder([media.resolve().parent for media, _ in pairs])
     frames, notes = [], []
     for media, transcript in pairs:
         conversation = _only(read_transcript(transcript), transcript)
@@ -86,6 +86,13 @@ def import_recordings(
 def has_pictures(file: str) -> bool:
     """Return whether a media file may hold pictures, going by its suffix."""
     return Path(file).suffix.lower() not in SOUND
+
+
+def _common_folder(folders: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        raise CorpusError("the recordings lie on several drives: bring them to one") from None
 
 
 def _only(conversations: list[Conversation], transcript: Path) -> Conversation:

@@ -3,20 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mmerc.config import merge, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
 from mmerc.experiments.cells import Cell, Result
 from mmerc.experiments.comparison import Comparison, protocol
+from mmerc.experiments.published import published_scores
 from mmerc.metrics import Spread
 from mmerc.models import choose_modalities, find, resolve
+from mmerc.system import file_name
 from mmerc.tables import Grid
 
 ANY = "*"  # in a settings file: every corpus, or every model
@@ -66,9 +64,10 @@ def open_corpora(paths: Sequence[Path]) -> list[Corpus]:
     """
     corpora = [Corpus.open(path) for path in paths]
     names = [corpus.name for corpus in corpora]
-    if bad := [name for name in names if name in (ORACLE, "", "..") or Path(name).name != name]:
+    if bad := [name for name in names if name.casefold() == ORACLE or file_name(name) != name]:
         raise ConfigError(f"a corpus called {bad[0]!r} cannot have a folder; import it with another --name")
-    if twice := [name for name in names if names.count(name) > 1]:
+    folders = [name.casefold() for name in names]  # not all file systems tell A from a
+    if twice := [name for name in names if folders.count(name.casefold()) > 1]:
         raise ConfigError(f"two corpora are called {twice[0]!r}; import one of them with another --name")
     return corpora
 
@@ -148,7 +147,7 @@ def tables(
     if oracle:
         columns["oracle epoch"] = [str(oracle.get(name, "–")) for name in names]
         notes.append("Oracle epoch (chosen on test): the wF1 that such a choice would report; not a result.")
-    printed = published().get(corpus.name, {})
+    printed = published_scores().get(corpus.name, {})
     found = [printed.get(result.cell.config.model) for result in comparison.results]
     if any(found):
         columns["published wF1 / acc."] = [_published_cell(entry) for entry in found]
@@ -160,14 +159,6 @@ def tables(
             record["oracle_weighted_f1"] = oracle[record["name"]]._asdict()
     title = f"{corpus.name}, {protocol(comparison.results)}"
     return [comparison.grid(title, notes, columns), comparison.class_grid()], records
-
-
-@cache
-def published() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the published numbers: corpus → model → accuracy, weighted F1 (%) and what the system read."""
-    text = resources.files("mmerc.experiments").joinpath("published.yaml").read_text(encoding="utf-8")
-    content: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
-    return content
 
 
 def _published_cell(entry: Mapping[str, Any] | None) -> str:

@@ -168,6 +168,6 @@ def write_report(
     write_text(files[0], "\n\n".join(grid.markdown() for grid in grids) + "\n")
     write_text(files[1], "\n".join(grid.latex() for grid in grids))
     with atomic_path(files[2]) as temporary:
-        pd.json_normalize(list(map(dict, records))).to_csv(temporary, index=False)
+        pd.json_normalize(list(map(dict, records))).to_csv(temporary, index=False, lineterminator="\n")
     write_text(files[3], json.dumps({**facts, "rows": list(records)}, indent=2, ensure_ascii=False) + "\n")
     return files

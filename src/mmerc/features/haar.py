@@ -122,7 +122,10 @@ def cascade(name: str) -> Any:
     """Return a cascade of OpenCV's."""
     cascades = _loaded.__dict__
     if name not in cascades:
-        cascades[name] = cv2.CascadeClassifier(str(_file(name)))
+        text = _file(name).read_text(encoding="utf-8")  # on Windows OpenCV opens few paths beyond ASCII
+        stored = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        cascades[name] = cv2.CascadeClassifier()
+        cascades[name].read(stored.getFirstTopLevelNode())
     return cascades[name]
 
 

@@ -22,6 +22,9 @@ class FlatRecurrence(nn.Module):
     The flat rows are permuted straight into the packed (time-major) order, without padding. On a CPU, where
     the gradient of each packed step is as large as the whole batch, and where one kernel computes all steps
     of an LSTM that is not packed, they stand in padded blocks, unless these would be large.
+
+    On a CPU autocast does not apply: that kernel computes in bfloat16 on some processors only, and raises an
+    error on the others.
     """
 
     cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
@@ -43,8 +46,17 @@ class FlatRecurrence(nn.Module):
         """
         if torch.onnx.is_in_onnx_export():
             return self._padded(x, lengths)
-        if x.device.type == "cpu" and len(lengths) * int(lengths.max()) <= ROOM * len(x):
+        if x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self._on_cpu(x.to(self.rnn.all_weights[0][0].dtype), lengths)
+        return self._packed(x, lengths)
+
+    def _on_cpu(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if len(lengths) * int(lengths.max()) <= ROOM * len(x):
             return self._in_blocks(x, lengths)
+        return self._packed(x, lengths)
+
+    def _packed(self, x: Tensor, lengths: Tensor) -> Tensor:
         order, batch_sizes = packed_order(lengths)
         order = to_device(order, x.device)
         packed, _ = self.rnn(PackedSequence(x[order], batch_sizes))

@@ -32,7 +32,7 @@ PAPER = Paper("bc-LSTM", "ACL", 2017, "https://aclanthology.org/P17-1081")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of bc-LSTM; the defaults are the paper's (preset `paper`)."""
+    """Settings of bc-LSTM; the defaults are those of preset `paper`."""
 
     hidden: int = 150  # LSTM units per direction, at both levels
     dense_hidden: int = 100  # width of the dense layer after each LSTM, the context-dependent features
@@ -135,8 +135,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "training": STEADY_TRAINING,
     },
-    # The paper does not print its sizes; they are those of the authors' code
-    # (https://github.com/soujanyaporia/multimodal-sentiment-analysis).
+    # The paper does not print its sizes. They are those of the first version of the authors' TensorFlow code
+    # (soujanyaporia/multimodal-sentiment-analysis, lstm_tf.py, commit 9949a83), whose cells are GRUs; its
+    # model.py of today (974b294) has other cells and sizes. Their Keras code of the paper's year
+    # (soujanyaporia/contextual-utterance-level-multimodal-sentiment-analysis, lstm.py, f1199e6) has 300
+    # units per direction, dense layers of 100 and 500, and Adadelta.
     "paper": {
         "training": {
             "epochs": 100,

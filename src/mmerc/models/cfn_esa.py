@@ -2,14 +2,15 @@
 
 Paper: https://doi.org/10.1109/TAFFC.2024.3389453. Text is the primary modality; the others reach each other
 only through it. RUME (recurrent encoder, shared by the modalities) → ACME (attention, self and across) →
-fusion → classifier; LESM adds a task on pairs of utterances. [C] is the official code (commit 9ad11f8). N
-utterances of a flat batch, d = `hidden`.
+fusion → classifier; LESM adds a task on pairs of utterances. [C] is the official code
+(lijfrank-open/CFN-ESA, commit 9ad11f8). N utterances of a flat batch, d = `hidden`.
 
 Decisions: E1 absent keys and other dialogues are masked by a boolean mask ([C] adds its mask to the scores);
 E2 the GRU is packed; E3 the emotion loss is a masked cross-entropy, `focal` and `official` are options; E4 ρ
 is counted on the training pairs as they come, `shift_share` fixes it; E5 pairs i = j count,
 `include_diagonal` drops them; E6 h' is a second pass in training and h in evaluation; E7, E8 every dropout
-and every layer is its own; E9 no speakers; E10 one process; E11 one text vector; E12 all pairs.
+and every layer is its own; E9 no speakers; E10 one process; E11 one text vector; E12 all pairs; E13 attention
+and LESM start as in [C].
 Deviations:
 * `official` has no counterpart of the padded positions that [C] counts as class 0: a flat batch has none;
   class weights, if there are any, weigh its utterances.
@@ -20,6 +21,7 @@ Deviations:
   utterances with later ones in training all the same: it changes no output.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -178,6 +180,20 @@ class CrossLayer(nn.Module):
         }
 
 
+@torch.no_grad()
+def start_as_official(module: nn.Module) -> None:
+    """Scale the initial weights of attention and LESM to those of [C] (E13)."""
+    if isinstance(module, DialogueAttention):
+        # As nn.MultiheadAttention: Xavier on query, key and value as one (3d, d) matrix, √(6/4d) for √(1/d).
+        for linear in (module.query, module.key, module.value):
+            linear.weight.mul_(math.sqrt(1.5))
+            linear.bias.zero_()
+        module.out.bias.zero_()
+    elif isinstance(module, ShiftPairs):  # W_1 is one map of 2d inputs
+        for half in (module.first.weight, module.first.bias, module.second.weight):
+            half.mul_(math.sqrt(0.5))
+
+
 class CFNESA(Network):
     """The whole network: projection → RUME → ACME → fusion → classifier, and LESM beside it."""
 
@@ -198,6 +214,8 @@ class CFNESA(Network):
         self.classifier = nn.Linear(d, num_classes)
         self.shift = ShiftPairs(d, config.shift_hidden, config.shift_dropout)
         self.balance = ShiftBalance(config.shift_share)
+        if config.initial_weights == "official":
+            self.apply(start_as_official)
 
     def forward(self, batch: Batch) -> Output:
         """Return logits and, with labels, the losses `emotion` and `shift`."""

@@ -1,6 +1,6 @@
 """Settings of CFN-ESA: every switch of the network in `cfn_esa.py`, and the presets.
 
-E1 to E12 are the decisions on what the paper and its code leave open, listed there.
+E1 to E13 are the decisions on what the paper and its code leave open, listed there.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ class Config:
         "shared"  # RUME: one for all modalities, or each its own
     )
     cross: Literal["text", "symmetric", "none"] = "text"  # ACME: who is primary; symmetric: everyone
+    initial_weights: Literal["torch", "official"] = "official"  # E13: of attention and LESM
     recompute: bool = False  # what is inside the layers, in the backward pass: less memory, more time
     causal: bool = False  # no look-ahead
 
@@ -68,6 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "dropout": 0.4,
             "input_dropout": 0.4,
             "recurrent_dropout": 0.4,
+            "initial_weights": "torch",
         },
         "training": STEADY_TRAINING,
     },

@@ -1,10 +1,11 @@
 """DF-ERC: disentanglement and fusion on modality and context (Li et al., ACM MM 2023).
 
-Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A28 are the
+Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A29 are the
 decisions on its ambiguities, listed in docs/df-erc.md. N utterances of a flat batch, M modalities,
 K emotions, d = `hidden`.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -236,6 +237,13 @@ class ContextRefusion(nn.Module):
         return masked_mean(hinge, active), {"hinge_active": share, "relation_norm": norm}
 
 
+@torch.no_grad()
+def widen(module: nn.Module) -> None:
+    """Turn the initial weight of a linear map from U(±√(1/d_in)) into Kaiming's U(±√(6/d_in)) (A29)."""
+    if isinstance(module, nn.Linear | PerModalityLinear):
+        module.weight.mul_(math.sqrt(6.0))
+
+
 class DFERC(Network):
     """The whole network: projection → DDM → CFM → CRM → classifier."""
 
@@ -253,6 +261,8 @@ class DFERC(Network):
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(self.crm.width, num_classes)
         )  # eq. 23
+        if config.initial_weights == "kaiming":
+            self.apply(widen)
 
     def start_epoch(self) -> None:
         """Reset the prototypes (A12)."""

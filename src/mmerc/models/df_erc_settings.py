@@ -1,6 +1,6 @@
 """Settings of DF-ERC: every switch of the network in `df_erc.py`, and the presets.
 
-A1 to A28 are the decisions on the paper's ambiguities, listed in docs/df-erc.md.
+A1 to A29 are the decisions on the paper's ambiguities, listed in docs/df-erc.md.
 """
 
 from dataclasses import dataclass, fields
@@ -56,6 +56,7 @@ class Config:
     agreement_gradient: bool = False  # A17: gradient through ψ
     context_output: Literal["own", "neighbours"] = "own"  # A20: which states are an utterance's context
     context_scale: float = 1.0  # factor on 1 − ψ
+    initial_weights: Literal["torch", "kaiming"] = "kaiming"  # A29: of linear maps, up to √(1/d) or √(6/d)
     causal: bool = False  # no look-ahead: the context of an utterance is what came before it
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "prototypes": "learned",
             "agreement_on": "emotions",
             "agreement_gradient": True,
+            "initial_weights": "torch",
         },
         "training": STEADY_TRAINING,
     },

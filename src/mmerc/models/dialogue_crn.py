@@ -2,11 +2,15 @@
 
 Hu et al., https://aclanthology.org/2021.acl-long.547. N utterances of a flat batch, d = 2 · `context_hidden`.
 Steps are named as in the paper: perception phase (section 3.3), cognition phase (3.4), classifier (3.5).
+[C] is the authors' code (zerohd4869/DialogueCRN, commit 2c2070d, code/model.py).
 
 Deviations:
 * The input u_i is the concatenation of the modalities, each projected to `hidden` with tanh and zero where
   absent; the paper reads text.
-* The loss is plain cross-entropy, as in the paper; the authors' code has a focal loss too.
+* The loss is plain cross-entropy, as in the paper; [C] has a focal loss, whose γ is 0 by default.
+* The paper is followed where [C] differs: there, a ReLU stands before the classifier, the states are
+  retrieved as they are, without W_g, both kinds of reasoning share W_q, and the LSTM over a speaker's turns
+  goes on over padding.
 """
 
 from collections.abc import Mapping
@@ -28,7 +32,7 @@ PAPER = Paper("DialogueCRN", "ACL", 2021, "https://aclanthology.org/2021.acl-lon
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of DialogueCRN; the defaults are those of the authors' code for IEMOCAP."""
+    """Settings of DialogueCRN; the defaults are those of [C] for IEMOCAP (run_train_ie.py)."""
 
     hidden: int = 100  # width of the projected features of each modality
     context_hidden: int = 100  # LSTM units per direction, in the situation's and in the speaker's context
@@ -122,7 +126,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "training": STEADY_TRAINING,
     },
-    # The authors' code for IEMOCAP.
+    # [C] for IEMOCAP (run_train_ie.py).
     "paper": {
         "training": {
             "epochs": 100,

@@ -1,7 +1,8 @@
 """DialogueGCN: a graph of utterances with relations by speaker and by time (EMNLP 2019).
 
 Ghosal et al., https://aclanthology.org/D19-1015. Equation numbers are the paper's. N utterances of a flat
-batch, B dialogues of at most T utterances, R relations, g = 2 · `context_hidden`.
+batch, B dialogues of at most T utterances, R relations, g = 2 · `context_hidden`. [C] is the authors' code
+(declare-lab/conv-emotion, folder DialogueGCN, commit 6128ca2).
 
 Deviations:
 * The input u_i is the concatenation of the modalities, each projected to `hidden` with tanh and zero where
@@ -11,6 +12,11 @@ Deviations:
   speakers changes nothing.
 * σ of eqs. 2 and 3, which the paper leaves open, is ReLU; c_{i,r} is |N_i^r| and not learned.
 * Utterance i itself has no relation: it enters by W_0 alone.
+* The paper is followed where [C] differs. There, the context is an LSTM unless a GRU is asked for
+  (train_IEMOCAP.py); the weight of an edge comes from the neighbour and the place of the utterance in the
+  dialogue, softmax over the whole dialogue, then as a share of the window (model.py, MaskedEdgeAttention);
+  every utterance has an edge to itself, with the relation of its speaker's past turns (edge_perms,
+  batch_graphify); nothing stands for σ (GraphNetwork).
 """
 
 from collections.abc import Mapping
@@ -33,7 +39,7 @@ PAPER = Paper("DialogueGCN", "EMNLP", 2019, "https://aclanthology.org/D19-1015")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of DialogueGCN; the defaults are those of the authors' code for IEMOCAP."""
+    """Settings of DialogueGCN; the sizes are those of [C] for IEMOCAP (train_IEMOCAP.py)."""
 
     hidden: int = 100  # width of the projected features of each modality
     context_hidden: int = 100  # GRU units per direction
@@ -157,7 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "training": STEADY_TRAINING,
     },
-    # The authors' code for IEMOCAP.
+    # [C] for IEMOCAP (train_IEMOCAP.py).
     "paper": {
         "training": {
             "epochs": 60,

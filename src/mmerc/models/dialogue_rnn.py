@@ -5,15 +5,19 @@ variant, BiDialogueRNN with emotion attention; with `causal` it is DialogueRNN w
 looks at the past only.
 
 N utterances of a flat batch, B dialogues of at most T steps, S speakers, D directions (2, or 1 if causal),
-h = `state_hidden`.
+h = `state_hidden`. [C] is the authors' code (declare-lab/conv-emotion, folder DialogueRNN, commit 6128ca2).
 
 Deviations:
 * The input u_t is the concatenation of the modalities, each projected to `hidden` with tanh and zero where
   absent; the paper concatenates the vectors as they are.
 * Global and party states have one width, as in the authors' settings.
 * The listener update (off by default, as in the paper's main variant) reads u_t and the new state of the
-  speaker, as in the authors' code; eq. 7 reads the listener's face, which a corpus seldom has.
-* The backward direction reverses the speakers along with the utterances (the authors' code leaves them).
+  speaker, as in [C] (model.py, DialogueRNNCell); eq. 7 reads the listener's face, which a corpus seldom has.
+* The attention over emotions has no bias, as in eq. 13; that of [C] has one (model.py, "general2").
+* The emotion state is dropped after its recurrence; [C] drops it at every step as well.
+
+No deviation: the backward direction reverses the speakers along with the utterances. So does [C] since commit
+9d48fcd (19 March 2019); its first version (f351ca8) did not.
 """
 
 import math
@@ -36,7 +40,11 @@ PAPER = Paper("DialogueRNN", "AAAI", 2019, "https://arxiv.org/abs/1811.00405")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of DialogueRNN; the defaults are those of the authors' code for IEMOCAP."""
+    """Settings of DialogueRNN; the defaults are those of [C] for IEMOCAP (train_IEMOCAP.py), commit 4f4ecbe.
+
+    Today [C] has 300 units in the emotion GRU and 600 in the classifier, since c9dd79f of the same day, 30
+    July 2020.
+    """
 
     hidden: int = 100  # width of the projected features of each modality
     state_hidden: int = 500  # units of the global and of the party GRU, per direction
@@ -239,7 +247,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "training": STEADY_TRAINING,
     },
-    # The authors' code for IEMOCAP.
+    # [C] for IEMOCAP (train_IEMOCAP.py).
     "paper": {
         "training": {
             "epochs": 60,

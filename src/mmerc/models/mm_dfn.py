@@ -2,9 +2,9 @@
 
 A graph over the modalities of every utterance of a dialogue, a deep spectral convolution on it, and a gated
 memory that runs over the layers, not over time, and decides what each passes on (graph-based dynamic
-fusion, GDF). Written from the official code (zerohd4869/MM-DFN), which made the published numbers: names
-of quantities are those of docs/models.md, B1 to B12 its decisions. N utterances of a flat batch, M
-modalities, d = `hidden`, F = `graph_hidden`.
+fusion, GDF). Written from the official code (zerohd4869/MM-DFN, commit da97036), which made the published
+numbers: names of quantities are those of docs/models.md, B1 to B12 its decisions. N utterances of a flat
+batch, M modalities, d = `hidden`, F = `graph_hidden`.
 
 Deviations: recurrences are packed, so neither padding nor absent speakers enter (B4, B5); the graph is a
 batched product per dialogue (B8); every epoch has its own seed (B7) and is judged on validation; cosines

@@ -5,12 +5,16 @@ modalities of every utterance, linked within a modality to the whole dialogue an
 same utterance, by angular similarity; a deep convolution (GCNII, https://arxiv.org/abs/2007.02133, eq. 5)
 runs on it. N utterances of a flat batch, M modalities, d = `hidden`, F = `graph_hidden`.
 
-Deviations: a linear map stands before the text's BiLSTM, as before the graph in the other modalities; the
-speaker embedding is added to the features of every modality (the official code adds it to the text's);
-speakers are numbered by first appearance in the dialogue, and those beyond the last known number share its
-embedding; recurrences are packed; cosines have an eps of 1e-8; an absent modality is a zero in the BiLSTM
-and no node in the graph; weight decay is decoupled (AdamW). Without a modality called `text`, every encoder
-is linear.
+Deviations: a linear map stands before the text's BiLSTM, as before the graph in the other modalities and as
+in [C]; the speaker embedding is added to the features of every modality; speakers are numbered by first
+appearance in the dialogue, and those beyond the last known number share its embedding; recurrences are
+packed; cosines have an eps of 1e-8; an absent modality is a zero in the BiLSTM and no node in the graph;
+weight decay is decoupled (AdamW). Without a modality called `text`, every encoder is linear.
+
+[C], the official code (hujingwen6666/MMGCN, commit 85732d9), is another network than that of the paper, which
+is followed here. There, 64 convolutions of GCNII* stand in place of 4 of GCNII, two BiLSTM layers in place of
+one, and a ReLU and one linear map classify (model.py, DialogueGCNModel); there is no γ, and the speaker
+embedding, off by default, is added to the text alone (model_mm.py, MM_GCN).
 """
 
 from collections.abc import Mapping
@@ -149,7 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"hidden": 128, "graph_hidden": 128, "input_dropout": 0.4},
         "training": STEADY_TRAINING,
     },
-    # Its batch size and number of epochs are the official code's defaults.
+    # Its batch size and number of epochs are the defaults of [C] (train.py).
     "paper": {
         "training": {
             "epochs": 60,

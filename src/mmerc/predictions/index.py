@@ -47,7 +47,7 @@ def write_index(folder: Path, entries: Mapping[str, Entry]) -> None:
 
 def add_to_index(folder: Path, entries: Iterable[Entry]) -> None:
     """Add lines to the index of a folder."""
-    with (folder / INDEX).open("a", encoding="utf-8") as index:
+    with (folder / INDEX).open("a", encoding="utf-8", newline="\n") as index:
         index.writelines(map(_line, entries))
 
 

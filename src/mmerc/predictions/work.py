@@ -19,10 +19,11 @@ from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_turn
 from mmerc.extraction.measuring import Meter
 from mmerc.features.extractors import NO_FILES, Files
+from mmerc.forms import conversation
 from mmerc.predictions.index import INDEX, Entry, add_to_index, read_index, write_index
 from mmerc.predictions.inputs import Input
 from mmerc.processes import one_thread
-from mmerc.recognizer import Recognizer, load, read_conversation
+from mmerc.recognizer import Recognizer, load
 from mmerc.shipped import DEFAULT, located
 from mmerc.storage import exclusive, sha256, write_text
 from mmerc.transcripts import read_transcript, write_predictions
@@ -138,7 +139,7 @@ def _recognizer(checkpoint: str | Path, device: str, made_with: str) -> Recogniz
 def _read_and_predict(recognizer: Recognizer, meter: Meter, files: Files, given: Input) -> list[Prediction]:
     if given.recording is None:
         return recognizer.predict_many(read_transcript(given.transcript))
-    spoken = read_conversation(given.transcript)
+    spoken = conversation(given.transcript)
     return [recognizer.predict_recording(spoken, given.recording, meter, files)]
 
 

@@ -6,13 +6,13 @@ The pipe stays open as long as the service lives: when it closes, this process e
 import json
 import os
 import re
-import resource
 import sys
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from mmerc.errors import ConversationError, MmercError
+from mmerc.system import limit_memory
 
 if TYPE_CHECKING:
     from mmerc.conversation import Conversation
@@ -28,7 +28,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # decoders say things now and then
     most = job["settings"]["media_memory_mb"] * 2**20
     if most:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        limit_memory(most)
     with answer:
         json.dump(_answer(job), answer)
 
@@ -76,11 +76,11 @@ def _predicted(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(transcript: str) -> "Conversation":
-    from mmerc.recognizer import read_conversation
+    from mmerc.forms import conversation
     from mmerc.service.failures import Failure
 
     try:
-        return read_conversation(transcript)
+        return conversation(Path(transcript))
     except ConversationError as error:  # it quotes what it cannot read, for a user's own screen
         raise Failure(422, "cannot_be_read", QUOTED.sub("…", str(error)), "transcript") from None
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Coroutine
@@ -25,6 +24,7 @@ from mmerc.service.schemas import PredictAnswer, errors
 from mmerc.service.settings import KEYS, Settings
 from mmerc.service.state import Service
 from mmerc.service.uploads import receive
+from mmerc.system import apart, end_tree
 
 Result = TypeVar("Result")
 
@@ -114,7 +114,8 @@ async def _measured(service: Service, folder: Path, job: dict[str, Any]) -> dict
     async with service.uploads.workers:
         code, output = await _run(folder, json.dumps({**job, "settings": limits}), settings)
     try:
-        document: dict[str, Any] = json.loads(output.replace(f"{folder}/".encode(), b""))
+        place = json.dumps(f"{folder}{os.sep}")[1:-1].encode()  # as a message in the answer names it
+        document: dict[str, Any] = json.loads(output.replace(place, b""))
     except ValueError:  # killed, by the system or by a decoder, before it could say anything
         LOG.error("measuring died", extra={"fields": {"exit_code": code}})
         message = "measuring this recording failed: is it broken, or too large a picture?"
@@ -126,7 +127,7 @@ async def _measured(service: Service, folder: Path, job: dict[str, Any]) -> dict
 
 
 async def _run(folder: Path, job: str, settings: Settings) -> tuple[int, bytes]:
-    """Run `mmerc.service.measuring` in a group of processes, which is killed when it takes too long."""
+    """Run `mmerc.service.measuring`, which is killed with all it has started when it takes too long."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "mmerc.service.measuring"),
         stdin=PIPE,
@@ -134,7 +135,7 @@ async def _run(folder: Path, job: str, settings: Settings) -> tuple[int, bytes]:
         stderr=DEVNULL,
         cwd=folder,
         env={name: value for name, value in os.environ.items() if name != KEYS},
-        start_new_session=True,
+        **apart(),
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -149,7 +150,7 @@ async def _run(folder: Path, job: str, settings: Settings) -> tuple[int, bytes]:
         message = f"measuring this recording took longer than {settings.media_timeout_s:g} s"
         raise Failure(504, "timeout", message, "recording") from None
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:  # else its number may be another's by now
+            await asyncio.to_thread(end_tree, process.pid)
         process.stdin.close()
         await process.wait()

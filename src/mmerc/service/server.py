@@ -2,6 +2,7 @@
 
 import asyncio
 import logging.config
+import os
 import socket
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from mmerc.service.failures import Failure
 from mmerc.service.observing import LOG, logging_config
 from mmerc.service.settings import Settings
 from mmerc.service.state import Service
+from mmerc.system import LIMITS_MEMORY
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 BACKLOG: Final = 2048
@@ -50,6 +52,8 @@ def serve(recognizers: Mapping[str, Recognizer], settings: Settings, host: str, 
     )
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
+    if settings.media_memory_mb and not LIMITS_MEMORY:
+        LOG.warning("recordings are measured without a limit of memory: this system keeps none")
     LOG.info("serving", extra={"fields": {"address": f"http://{shown}:{bound}", "models": list(recognizers)}})
     _Server(config, service).run([listener])
 
@@ -122,7 +126,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows it would let two programs listen on one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
+from filelock import lock_descriptor
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
@@ -19,6 +19,8 @@ from mmerc.service.batching import too_many
 from mmerc.service.failures import Failure
 from mmerc.service.observing import Metrics
 from mmerc.service.settings import Settings
+from mmerc.storage import LOCK
+from mmerc.system import NO_FOLLOW
 
 MARK: Final = "mmerc-service-"
 RECORDING: Final = "recording"
@@ -64,16 +66,19 @@ class Uploads:
         """Remove what services left that were killed: their folders are not locked any more."""
         place = Path(self._settings.temporary or tempfile.gettempdir())
         for folder in place.glob(f"{MARK}*"):
+            if folder.is_symlink():
+                continue
             with contextlib.suppress(OSError):  # another user's, still in use, or no folder
-                lock = _locked(folder)
+                os.close(
+                    _locked(folder)
+                )  # Windows removes no open file; and nobody takes an old folder again
                 shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
 
     def close(self) -> None:
         """Remove the folder."""
         if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
             os.close(self._lock)
+            shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
 
     def _home(self) -> Path:
@@ -245,9 +250,10 @@ def _broken(why: str) -> Failure:
 
 def _locked(folder: Path) -> int:
     """Lock a folder of ours against `sweep`, as long as this process lives; return what must be kept open."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock_descriptor(lock, blocking=False):
+            raise BlockingIOError(f"{folder} is in use")
     except OSError:
         os.close(lock)
         raise

@@ -15,6 +15,7 @@ Utterances of subtitles, Whisper, ELAN and Praat are in order of their start; th
 """
 
 import codecs
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mmerc.transcripts.documents import json_document_rows, json_lines_rows
 from mmerc.transcripts.elan import elan_rows
 from mmerc.transcripts.plain import read_lines
 from mmerc.transcripts.rows import FIELDS, Row, checked
+from mmerc.transcripts.sniffing import guess_suffix
 from mmerc.transcripts.substation import substation_rows
 from mmerc.transcripts.subtitles import srt_rows, vtt_rows
 from mmerc.transcripts.tables import table_rows
@@ -31,6 +33,7 @@ from mmerc.transcripts.textgrid import textgrid_rows
 
 __all__ = ["FIELDS", "parse_transcript", "read_transcript"]
 
+_log = logging.getLogger(__name__)
 _BOMS = {  # the UTF-32 mark begins with the UTF-16 one, so it comes first
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -61,21 +64,26 @@ def read_transcript(path: str | Path) -> list[Conversation]:
     return parse_transcript(raw, path)
 
 
-def parse_transcript(raw: bytes, path: Path) -> list[Conversation]:
+def parse_transcript(raw: bytes, path: Path, *, by_content: bool = False) -> list[Conversation]:
     """Read the conversations of a transcript that is not on disk.
 
     Args:
         raw: content of the file
         path: what it is called: the form follows its suffix, messages and conversations are named after it
+        by_content: tell the form by the content instead, see `guess_suffix`
 
     Raises:
         ConversationError: as `read_transcript`.
     """
-    read = _READERS.get(path.suffix.lower(), _plain_rows)
-    rows = list(read(path, _decoded(raw, path)))
+    text = _decoded(raw, path)
+    suffix = guess_suffix(text) if by_content else path.suffix.lower()
+    rows = list(_READERS.get(suffix, plain_rows)(path, text))
     if not rows:
         raise ConversationError(f"{path} holds no utterances")
-    return _conversations(path, rows)
+    found = gathered(path, rows)
+    form = suffix.removeprefix(".") if suffix in _READERS else "plain text"
+    _log.debug("%s read as %s: %d utterances in %d conversations", path, form, len(rows), len(found))
+    return found
 
 
 def _decoded(raw: bytes, path: Path) -> str:
@@ -94,7 +102,8 @@ def _decoded(raw: bytes, path: Path) -> str:
         ) from None
 
 
-def _plain_rows(path: Path, text: str) -> Iterator[Row]:
+def plain_rows(path: Path, text: str) -> Iterator[Row]:
+    """Yield the utterances of a plain text."""
     for speech in read_lines(text, str(path)):
         yield Row(f"line {speech.line}", {"speaker": speech.speaker, "text": speech.text})
 
@@ -115,8 +124,17 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 SUFFIXES = frozenset((*_READERS, ".txt"))  # that transcripts are known by, in a folder with other files
 
 
-def _conversations(path: Path, rows: Sequence[Row]) -> list[Conversation]:
-    gathered: dict[str | None, list[Utterance]] = {}
+def gathered(path: Path, rows: Sequence[Row]) -> list[Conversation]:
+    """Gather checked utterances into conversations, in order of first appearance.
+
+    Args:
+        path: messages and a conversation without a name of its own are named after it
+        rows: at least one
+
+    Raises:
+        ConversationError: an utterance cannot be; says which.
+    """
+    found: dict[str | None, list[Utterance]] = {}
     nameless: str | None = None
     untimed: set[str | None] = set()  # conversations that stay in the order of the file
     for row in rows:
@@ -125,12 +143,12 @@ def _conversations(path: Path, rows: Sequence[Row]) -> list[Conversation]:
             nameless = nameless or row.where
         if not row.timed or utterance.start_ms is None:
             untimed.add(name)
-        gathered.setdefault(name, []).append(utterance)
-    if nameless and len(gathered) > 1:
+        found.setdefault(name, []).append(utterance)
+    if nameless and len(found) > 1:
         raise ConversationError(f"{path}: {nameless}: no dialogue_id, but other utterances have one")
-    for name in gathered.keys() - untimed:
-        gathered[name].sort(key=_start)
-    return [Conversation(tuple(found), id=name or path.stem) for name, found in gathered.items()]
+    for name in found.keys() - untimed:
+        found[name].sort(key=_start)
+    return [Conversation(tuple(spoken), id=name or path.stem) for name, spoken in found.items()]
 
 
 def _start(utterance: Utterance) -> int:

@@ -42,12 +42,17 @@ def _seconds(value: Any) -> Any:
     return value if milliseconds is None else milliseconds / 1000
 
 
+def _listed(value: Any) -> Any:
+    """Turn an array into a list, as JSON would have it; whoever hands in dicts may hand in arrays."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 _Name = Annotated[str, StringConstraints(strip_whitespace=True)]
 _Time = Annotated[float, Field(ge=0, le=LATEST_MS, allow_inf_nan=False)]
 _Seconds = Annotated[_Time, BeforeValidator(_seconds)]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Number = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX, allow_inf_nan=False)]
-_Vector = Annotated[list[_Number], Field(min_length=1)]
+_Vector = Annotated[list[_Number], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class _Fields(BaseModel):

@@ -9,69 +9,32 @@
 `checkpoint.json` is written last: where it is, the checkpoint is whole.
 """
 
-import importlib.metadata
-import platform
-import subprocess
+import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmerc.checkpoint import hub
+from mmerc.checkpoint.card import model_card, shared_card
+from mmerc.checkpoint.info import CheckpointInfo
 from mmerc.config import RunConfig, build, read_yaml
-from mmerc.corpus import Modality
 from mmerc.errors import CheckpointError, ConfigError, FeatureError
 from mmerc.features.text import TextEncoder
+from mmerc.metrics import Scores
 from mmerc.models import build_pipeline
 from mmerc.models.pipeline import Pipeline
 from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 
-FORMAT = 1
-WIDEST = 2**31  # more is a lie, and too much for torch
-
-
-class CheckpointInfo(BaseModel):
-    """Content of `checkpoint.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    format: Literal[1] = 1
-    labels: tuple[str, ...]
-    modalities: dict[str, Modality]
-    corpus: str
-    seed: int
-    fold: int | None
-    epoch: int
-    validation: dict[str, Any]  # scores on the validation split, at the chosen epoch
-    class_weights: dict[str, float] | None
-    versions: dict[str, str]
-    git_commit: str | None
-    config_sha256: str = ""
-    weights_sha256: str = ""
-    encoder_sha256: dict[str, str] = {}  # of the files in `encoder/`
-    sha256: str = ""  # of checkpoint.json itself, with this left empty; the last field, for `seal_text`
-
-    @field_validator("encoder_sha256")
-    @classmethod
-    def _lie_in_the_folder(cls, sums: dict[str, str]) -> dict[str, str]:
-        if odd := [
-            name for name in sums if name in ("", ".", "..") or "\0" in name or Path(name).name != name
-        ]:
-            raise ValueError(f"{odd[0]!r} is not the name of a file in `encoder`")
-        return sums
-
-    @field_validator("modalities")
-    @classmethod
-    def _can_be(cls, modalities: dict[str, Modality]) -> dict[str, Modality]:
-        for name, modality in modalities.items():
-            if modality.width > WIDEST:
-                raise ValueError(f"{name} has {modality.width} columns, more than any model")
-        return modalities
+_log = logging.getLogger(__name__)
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -82,6 +45,7 @@ class Checkpoint:
     pipeline: Pipeline
     run: RunConfig
     info: CheckpointInfo
+    name: str = ""  # what it was called when it was loaded
 
 
 def save_checkpoint(
@@ -110,40 +74,94 @@ def save_checkpoint(
         "sha256": "",
     }
     info = info.model_copy(update=sums)
-    write_text(path / "README.md", model_card(run, info))
+    write_text(path / CARD, model_card(run, info))
     write_text(path / "checkpoint.json", seal_text(info.model_dump_json(indent=2) + "\n"))
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Load the checkpoint folder `path`, or the shipped model of that name.
+def checkpoint_folder(name: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a checkpoint: of that path, in the box, or fetched from the Hugging Face Hub.
+
+    What is there goes first. Of the Hub's names, a text `name/model` is one, a `Path` never.
+
+    Args:
+        name: a folder, a model in the box, or a model on the Hub
+        revision: a branch, a tag or a commit on the Hub
 
     Raises:
-        CheckpointError: it is missing, incomplete, damaged, or of another format version.
+        CheckpointError: it is none of these, or the Hub does not give it.
     """
-    path = located(path)
+    path = located(name)
+    if isinstance(name, str) and hub.is_name(name) and not path.exists():
+        path = hub.fetch(name, ["checkpoint.json"], revision)
+        needed = _read_info(path).files
+        with suppress(CheckpointError):  # nothing depends on the card
+            hub.fetch(name, [CARD], path.name)
+        return hub.fetch(name, needed, path.name)
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is not a checkpoint folder; the models that come with mmerc are {', '.join(SHIPPED)}"
         )
+    if revision is not None:
+        raise CheckpointError(f"{path} is a folder: only a model on the Hugging Face Hub has revisions")
+    return path
+
+
+def load_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """Load a checkpoint; see `checkpoint_folder` for what it may be called.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of another format version.
+    """
+    path = checkpoint_folder(name, revision)
     info = _read_info(path)
-    weights = path / "model.safetensors"
     try:
         run = build(RunConfig, read_yaml(path / "config.yaml"))
-        _require_checksum(weights, info.weights_sha256)
-        for name, expected in info.encoder_sha256.items():
-            _require_checksum(path / "encoder" / name, expected)
+        _require_checksums(path, info)
         encoder = TextEncoder.restore(path / "encoder") if run.text_encoder else None
         widths = {name: modality.width for name, modality in info.modalities.items()}
         pipeline = build_pipeline(run, widths, len(info.labels), encoder, None)
         _require_checksum(path / "config.yaml", info.config_sha256)  # now: others say more about an edit
-        _fill(pipeline, load_file(weights), path)
+        _fill(pipeline, load_file(path / "model.safetensors"), path)
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be loaded: config.yaml: {error}") from None
     except (SafetensorError, OSError, RuntimeError, TypeError, FeatureError) as error:
         # TypeError: torch's word for sizes that are no numbers of its own (2**70).
         _require_checksum(path / "config.yaml", info.config_sha256)
         raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    return Checkpoint(path, pipeline.eval(), run, info)
+    _log.debug("checkpoint %s: %s, trained on %s", path, run.model, info.corpus)
+    return Checkpoint(path, pipeline.eval(), run, info, str(name))
+
+
+def share(
+    checkpoint: Checkpoint, name: str, test: Scores | None, license: str | None = None, private: bool = False
+) -> str:
+    """Put a checkpoint on the Hugging Face Hub, with its card; return the address.
+
+    Args:
+        checkpoint: loaded from a folder, whose files are uploaded as they are
+        name: `name/model`
+        test: scores on the test split, if they are known
+        license: the terms of the weights, as the Hub abbreviates them: `mit`, `cc-by-nc-4.0`
+        private: make a repository that only its owners see
+
+    Raises:
+        CheckpointError: a file has changed since, or the Hub does not take it.
+    """
+    info, folder = checkpoint.info, checkpoint.path
+    if _read_info(folder) != info:
+        raise CheckpointError(f"{folder} holds another checkpoint by now: load it again")
+    _require_checksums(folder, info)
+    _require_checksum(folder / "config.yaml", info.config_sha256)
+    card = folder / CARD
+    try:
+        own = card.read_text(encoding="utf-8") if card.exists() else model_card(checkpoint.run, info)
+        text = shared_card(own, checkpoint.run, info, test, license)
+    except (ValueError, TypeError, yaml.YAMLError) as error:  # somebody has written into it
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{card} cannot be read as Markdown with YAML above it: {reason}") from None
+    files: dict[str, Path | bytes] = {file: folder / file for file in info.files}
+    said = f"{checkpoint.run.model} on {info.corpus}, by mmerc {info.versions['mmerc']}"
+    return hub.put(name, files | {CARD: text.encode()}, said, private)
 
 
 def _read_info(path: Path) -> CheckpointInfo:
@@ -163,66 +181,6 @@ def _read_info(path: Path) -> CheckpointInfo:
     if info.sha256 and not is_sealed(text, info.sha256):
         raise CheckpointError(f"{file} is damaged: its checksum is not its own")
     return info
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of mmerc, Python and the libraries that results depend on."""
-    names = ("mmerc", "torch", "transformers", "numpy", "scikit-learn")
-    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
-
-
-@cache
-def git_commit() -> str | None:
-    """Return the commit of mmerc's own checkout, `+dirty` if it was changed; None outside a checkout.
-
-    It is asked for once per process: what runs is what was imported.
-    """
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
-        return (
-            git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", ".") else "")
-            if tracked
-            else None
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def model_card(run: RunConfig, info: CheckpointInfo) -> str:
-    """Return the model card, Markdown."""
-    scores = {k: info.validation[k] for k in ("weighted_f1", "macro_f1", "accuracy") if k in info.validation}
-    rows = "\n".join(f"| {m} | {x.width} | `{x.recipe}` |" for m, x in info.modalities.items())
-    per_class = info.validation.get("per_class", {})
-    classes = "\n".join(f"| {k} | {100 * v['f1']:.1f} | {v['support']} |" for k, v in per_class.items())
-    fold = "" if info.fold is None else f", test fold {info.fold}"
-    return f"""# {run.model}{f" ({run.preset})" if run.preset else ""} on {info.corpus}
-
-Recognises the emotion of every utterance of a conversation: {", ".join(info.labels)}.
-Trained with mmerc {info.versions["mmerc"]}, seed {info.seed}{fold}; commit {info.git_commit or "unknown"}.
-
-| modality | width | recipe |
-| --- | --- | --- |
-{rows}
-
-Scores on the **validation** split, on which epoch {info.epoch} was chosen (optimistic; `mmerc evaluate` gives
-the test split's): {", ".join(f"{k.replace('_', ' ')} {100 * v:.2f}" for k, v in scores.items())}.
-
-| emotion | F1 (validation) | utterances |
-| --- | --- | --- |
-{classes}
-
-Limits: a label is what annotators read into an utterance, not what a person feels. The scores hold for
-conversations like those of {info.corpus}. Not for decisions about people.
-
-Use: `mmerc predict {{this folder}} chat.txt`, or `mmerc.load("{{this folder}}").predict(conversation)`.
-"""
 
 
 def _no_checkpoint(path: Path) -> str:
@@ -253,6 +211,13 @@ def _fill(pipeline: Pipeline, state: dict[str, Tensor], path: Path) -> None:
             continue
         raise CheckpointError(f"{path} cannot be loaded: model.safetensors: {reason}")
     pipeline.load_state_dict(state)
+
+
+def _require_checksums(path: Path, info: CheckpointInfo) -> None:
+    """Compare all files but config.yaml, of which others can say what is wrong with it."""
+    _require_checksum(path / "model.safetensors", info.weights_sha256)
+    for name, expected in info.encoder_sha256.items():
+        _require_checksum(path / "encoder" / name, expected)
 
 
 def _require_checksum(file: Path, expected: str) -> None:
