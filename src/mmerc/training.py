@@ -168,11 +168,11 @@ class Trainer:
         ).to(device)
         self.objective: nn.Module = Objective(self.pipeline)
         if processes() > 1:
-            # Buffers (prototypes, counts) are of the whole batch already; in a static graph parameters may
-            # stay without a gradient.
-            self.objective = DistributedDataParallel(
-                self.objective, forward_sync_buffers=False, static_graph=True
-            )
+            # In a static graph parameters may stay without a gradient. Buffers (prototypes, counts) are of
+            # the whole batch already; the argument that says so has other names in other releases of torch.
+            shared = DistributedDataParallel(self.objective, static_graph=True)
+            shared.broadcast_buffers = False
+            self.objective = shared
         if self.pipeline.network.recomputes:
             return_large_blocks()
         self.encoder = encoder

@@ -243,10 +243,14 @@ def test_gradients_reach_the_embedding(folder: Path) -> None:
     assert grad[encoder.tokenize(["late"])[0]].abs().sum() > 0
 
 
+def checkpoints(encoder: TextEncoder) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in encoder.model.modules())
+
+
 def test_gradient_checkpointing_gives_equal_gradients(folder: Path) -> None:
     plain = TextEncoder.load(str(folder)).train()
     sparing = TextEncoder.load(str(folder), gradient_checkpointing=True).train()
-    assert sparing.model.is_activation_checkpointing
+    assert checkpoints(sparing)
     assert plain.recipe == sparing.recipe
     for encoder in (plain, sparing):
         encoder(encoder.pack(token_ids(encoder, DIALOGUES)), 15).sin().sum().backward()
@@ -299,7 +303,7 @@ def test_a_saved_encoder_is_restored_without_the_original(folder: Path, tmp_path
     restored = TextEncoder.restore(tmp_path / "encoder", gradient_checkpointing=True)
     restored.load_state_dict(original.state_dict())
     assert restored.recipe == original.recipe
-    assert restored.model.is_activation_checkpointing
+    assert checkpoints(restored)
     assert (encode(restored, DIALOGUES).values == encode(original, DIALOGUES).values).all()
 
 
