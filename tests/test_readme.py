@@ -174,7 +174,7 @@ def test_the_commands_and_the_python_code_run_in_order(
 
 def test_every_block_is_checked() -> None:
     commands = [words for language, block in BLOCKS if language == "bash" for words in command_lines(block)]
-    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "bibtex"}
     assert {words[0] for words in commands} == {"mmerc", "pip"}
 
 
