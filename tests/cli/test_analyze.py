@@ -143,6 +143,7 @@ def test_folds(mmerc: Command, corpus: Corpus, tmp_path: Path) -> None:
     assert "the pooled test folds" in (tmp_path / "o" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["late-fusion", "text-only"])
 def test_another_model(mmerc: Command, corpus: Corpus, tmp_path: Path, model: str) -> None:
     train(task(corpus, config(model, epochs=1)), tmp_path / "run")

@@ -53,6 +53,7 @@ def test_a_grid(sweep: Command, tmp_path: Path) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_random_draws(sweep: Command, tmp_path: Path) -> None:
     arguments = (*RATES, "--sampler", "random", "--trials", 3)
     assert sweep(*arguments)[0] == 0
@@ -67,6 +68,7 @@ def test_random_draws(sweep: Command, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_tpe_that_prunes(sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
     monkeypatch.setattr(tuning, "FREE_TRIALS", 1)

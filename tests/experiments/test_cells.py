@@ -104,6 +104,7 @@ def cut_after_one_epoch(corpus: Corpus, cell: Cell, listener: Callable[[Path], L
 # What is done
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_what_is_done_is_not_run_again(finished: dict[str, Cell], corpus: Corpus) -> None:
     cells = list(finished.values())

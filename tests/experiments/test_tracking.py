@@ -32,7 +32,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
-@pytest.fixture(params=TRACKERS)
+@pytest.fixture(
+    params=["tensorboard", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlflow", "trackio"))]
+)
 def tracker(request: pytest.FixtureRequest, local: None, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     found: Tracker = request.param
     pytest.importorskip(found)

@@ -65,6 +65,7 @@ def same(one: Measured, other: Measured) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_only_what_is_not_there_is_absent(together: dict[str, list[Measured]]) -> None:
     absent = {
         m: {i: x.reason for i, x in enumerate(rows) if x.values is None} for m, rows in together.items()
