@@ -53,7 +53,7 @@ def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
     )
     assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official", 8, 0.2)
     assert (run.training.epochs, run.training.batch_size) == (3, 2)
-    assert run.network["branch_merge"] == "sum"
+    assert run.network["context_layers"] == 2
 
 
 def test_resolving_leaves_the_presets_alone() -> None:
