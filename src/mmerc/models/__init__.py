@@ -45,11 +45,11 @@ class Entry(NamedTuple):
     presets: dict[str, dict[str, Any]]
     paper: Paper | None  # None: of our own making
     modern: Callable[[Mapping[str, Any]], dict[str, Any]] = dict  # settings of older versions → today's
-    own: Mapping[str, dict[str, Any]] = {}  # preset → what of the above is its own
+    own: Mapping[str, dict[str, Any]] = {}  # preset, up to a hyphen → what of the above is its own
 
     def of(self, preset: str | None) -> "Entry":
         """Return the entry with what the preset has of its own."""
-        return self._replace(**self.own.get(preset or "", {}))
+        return self._replace(**self.own.get((preset or "").partition("-")[0], {}))
 
     def settings(self, network: Mapping[str, Any]) -> Any:
         """Build the network's config.
@@ -64,7 +64,7 @@ MODELS: dict[str, Entry] = {
     "df-erc": Entry(
         df_erc_settings.Config,
         df_erc.DFERC,
-        df_erc_settings.PRESETS | {"official": df_erc_official.PRESET},
+        df_erc_settings.PRESETS | df_erc_official.PRESETS,
         df_erc.PAPER,
         df_erc_older.modern,
         {
