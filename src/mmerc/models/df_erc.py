@@ -2,8 +2,8 @@
 
 Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A29 are the
 decisions on its ambiguities, listed in docs/df-erc.md. N utterances of a flat batch, M modalities,
-K emotions, d = `hidden`. Preset `official`, which reads the paper as its authors' code does, is in
-`df_erc_official.py`.
+K emotions, d = `hidden`. Lines marked `refined` are not in the paper: preset `paper` has none of them.
+Preset `official`, which reads the paper as its authors' code does, is in `df_erc_official.py`.
 """
 
 import math
@@ -143,13 +143,15 @@ class ContextRefusion(nn.Module):
         super().__init__()
         self.config = c = config
         self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, causal=c.causal)
-        self.speaker = FlatLSTM(fused_width, c.speaker_hidden, causal=c.causal) if c.speaker_hidden else None
+        self.speaker = None
+        if c.speaker_hidden:  # refined
+            self.speaker = FlatLSTM(fused_width, c.speaker_hidden, causal=c.causal)
         self.output_dropout = nn.Dropout(c.output_dropout)
         context_width = 2 * (c.context_hidden + c.speaker_hidden)
         self.width = fused_width + context_width
         if c.refusion == "agreement":
             self.relation = PerModalityMLP(modalities, width, c.relation_width, c.dropout)
-            if c.agreement_on == "emotions":
+            if c.agreement_on == "emotions":  # refined
                 self.learned = nn.Parameter(torch.randn(num_classes, c.relation_width))
             else:
                 self.running = RunningPrototypes(num_classes, c.relation_width)
@@ -178,7 +180,7 @@ class ContextRefusion(nn.Module):
     def read(self, fused: Tensor, batch: Batch) -> Tensor:
         """Return the context of each utterance h^c, (N, 2·units)."""
         context = self.context(fused, batch.lengths)  # eq. 21
-        if self.speaker is not None:
+        if self.speaker is not None:  # refined
             own = self.speaker.by_speaker(fused, batch.lengths, batch.speakers)
             context = torch.cat([context, own], dim=-1)
         dropped: Tensor = self.output_dropout(context)
@@ -186,7 +188,7 @@ class ContextRefusion(nn.Module):
 
     def agreement(self, x: Tensor, present: Tensor) -> Tensor:
         """Return ψ (N,), which no gradient passes unless the config says so (A17)."""
-        if self.config.agreement_on == "emotions":
+        if self.config.agreement_on == "emotions":  # refined
             psi = emotion_agreement(self.emotion_logits(x).softmax(dim=-1), present)
         else:
             psi = agreement(x, present)  # eq. 20
@@ -207,7 +209,7 @@ class ContextRefusion(nn.Module):
         assert batch.labels is not None
         labels, mask = batch.labels.expand(len(x), -1), batch.present.T & labelled(batch)  # (M, N)
         norm = total(masked_mean(x.detach().norm(dim=-1), mask))
-        if self.config.agreement_on == "emotions":
+        if self.config.agreement_on == "emotions":  # refined
             logits = self.emotion_logits(x).flatten(0, 1)
             return cross_entropy(logits, labels.flatten(), mask.flatten()), {"relation_norm": norm}
         prototypes = self.prototypes(x, labels, mask)
