@@ -12,18 +12,18 @@ from torch.overrides import TorchFunctionMode
 from mmerc.batch import Batch
 from mmerc.corpus import MISSING
 from mmerc.experiments.ablation import COMPONENTS
-from mmerc.models import MODELS, Network, Output, build_pipeline, resolve
+from mmerc.models import MODELS, Network, Output, build_pipeline, find, resolve
 
 WIDTHS = {"audio": 5, "text": 6, "visual": 4}
 CLASSES = 3
 SIZES = {"relation_width": 5, "context_hidden": 3, "heads": 2, "window": 2}
 
 
-def _small(model: str) -> dict[str, Any]:
+def _small(model: str, preset: str | None = None) -> dict[str, Any]:
     """Few units (`…hidden`), two layers (`…layers`) and no dropout (`…dropout`), whatever the model."""
     rules = {"dropout": 0.0, "hidden": 4, "layers": 2}
     small = {}
-    for name in [f.name for f in fields(MODELS[model].config)]:
+    for name in [f.name for f in fields(find(model, preset).config)]:
         found = [value for ending, value in rules.items() if name.endswith(ending)]
         if name in SIZES or found:
             small[name] = SIZES.get(name, *found[:1])
@@ -111,9 +111,8 @@ def make_network(
     **overrides: Any,
 ) -> Network:
     """A small untrained network without dropout, in training mode."""
-    run = resolve(
-        model, {"preset": preset} if preset else {}, {"network": SMALL[model]}, {"network": overrides}
-    )
+    own = {"preset": preset} if preset else {}
+    run = resolve(model, own, {"network": _small(model, preset)}, {"network": overrides})
     names = modalities_of(model) if modalities is None else modalities
     torch.manual_seed(seed)
     pipeline = build_pipeline(run, {m: WIDTHS[m] for m in names}, CLASSES, class_weights=class_weights)

@@ -261,7 +261,7 @@ class RunConfig:
     """Everything that defines a run beside the corpus and the seed; saved as `config.yaml`."""
 
     model: str  # its name, as `mmerc models` lists it
-    preset: str | None = None  # named settings, for the keys that are not given here
+    preset: str | None = None  # named settings, for the keys that are not given here, and their network
     modalities: tuple[str, ...] | None = None  # None: text, audio and visual, as far as the corpus has them
     text_encoder: TextEncoderConfig | None = None  # None: frozen vectors from the corpus
     network: dict[str, Any] = field(default_factory=dict)  # the model's own settings

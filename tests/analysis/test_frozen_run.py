@@ -32,10 +32,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> FrozenRun:
-    """Two seeds of DF-ERC, with a factor on the context weight."""
+    """Two seeds of DF-ERC."""
     out = tmp_path_factory.mktemp("run")
     settings = config("df-erc", epochs=2)
-    settings.network["context_scale"] = 0.8
     for seed in range(2):
         train(task(corpus, settings, seed), out / f"seed-{seed}")
     return read_run(out, corpus, device="cpu")
@@ -91,7 +90,7 @@ def test_every_utterance_of_every_seed(corpus: Corpus, run: FrozenRun) -> None:
             assert corpus.offsets[found["dialogue"]] <= row < corpus.offsets[found["dialogue"] + 1]
             assert found["speaker"] == corpus.utterances["speaker"].iloc[row]
             if all(flags[row] for flags in present.values()):
-                assert found["psi"] == pytest.approx(1 - float(values["weight"]) / 0.8, abs=1e-5)
+                assert found["psi"] == pytest.approx(1 - float(values["weight"]), abs=1e-5)
             else:
                 assert np.isnan(found["psi"])
             for k, name in enumerate(("audio", "text")):

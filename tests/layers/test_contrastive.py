@@ -9,15 +9,14 @@ from torch import Tensor
 from mmerc.layers.contrastive import contrastive_loss
 
 
-def by_loops(vectors: Tensor, tags: Tensor, tau: float, mask: Tensor, groups: Tensor | None = None) -> float:
+def by_loops(vectors: Tensor, tags: Tensor, tau: float, mask: Tensor) -> float:
     """Section 4 of the paper's losses, one anchor at a time."""
     rows = [v / v.norm() for v in vectors.double()]
     terms = []
     for i in range(len(rows)):
 
         def meets(j: int, i: int = i) -> bool:
-            together = groups is None or bool(groups[i] == groups[j])
-            return j != i and bool(mask[i]) and bool(mask[j]) and together
+            return j != i and bool(mask[i]) and bool(mask[j])
 
         others = [j for j in range(len(rows)) if meets(j)]
         positives = [k for k in others if tags[k] == tags[i]]
@@ -40,18 +39,14 @@ def everyone(count: int) -> Tensor:
     kinds=st.integers(1, 4),
     tau=st.floats(0.1, 2),
     hidden=st.sampled_from([0.0, 0.4, 1.0]),
-    grouped=st.booleans(),
 )
-def test_equals_plain_loops(
-    seed: int, count: int, kinds: int, tau: float, hidden: float, grouped: bool
-) -> None:
+def test_equals_plain_loops(seed: int, count: int, kinds: int, tau: float, hidden: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(count, 5, generator=generator)
     tags = torch.randint(kinds, (count,), generator=generator)
     mask = torch.rand(count, generator=generator) >= hidden
-    groups = torch.randint(3, (count,), generator=generator) if grouped else None
-    loss = contrastive_loss(vectors, tags, tau, mask, groups)
-    assert loss.item() == pytest.approx(by_loops(vectors, tags, tau, mask, groups), abs=1e-5)
+    loss = contrastive_loss(vectors, tags, tau, mask)
+    assert loss.item() == pytest.approx(by_loops(vectors, tags, tau, mask), abs=1e-5)
 
 
 @pytest.mark.parametrize("rows", [2, 5, 40])
@@ -95,14 +90,6 @@ def test_masked_vectors_are_in_no_list_and_get_no_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss, vectors)
     assert (gradient[6:] == 0).all()
     assert (gradient[:6] != 0).any(dim=1).all()
-
-
-def test_groups_are_separate_lists() -> None:
-    torch.manual_seed(0)
-    vectors, tags, groups = torch.randn(10, 4), torch.arange(2).repeat(5), torch.arange(10) // 5
-    apart = [contrastive_loss(vectors[g], tags[g], 0.5, everyone(5)) for g in (slice(0, 5), slice(5, 10))]
-    together = contrastive_loss(vectors, tags, 0.5, everyone(10), groups)
-    torch.testing.assert_close(together, torch.stack(apart).mean())
 
 
 def test_no_positives_cost_nothing() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import ABLATIONS, DFERC_PRESETS, SUBSETS, make_batch, make_network, take, total
+from mmerc.errors import ConfigError
 from mmerc.models import Network
 from mmerc.models.df_erc_settings import Config
 
@@ -127,10 +128,10 @@ def test_both_contribution_losses_reach_the_features(preset: str) -> None:
     assert reached(losses["student_mse"], network.projection)
 
 
-@pytest.mark.parametrize(("kind", "attached"), [("running", False), ("batch", True)])
-def test_prototypes_carry_gradient_in_batch_mode_only(kind: str, attached: bool) -> None:
+@pytest.mark.parametrize(("preset", "attached"), [("paper", False), ("official", True)])
+def test_prototypes_carry_gradient_in_the_official_code_only(preset: str, attached: bool) -> None:
     # One utterance of one modality is its own batch mean: no distance, and none to be reduced.
-    network = make_network("df-erc", "paper", ("text",), beta=0.0, prototypes=kind)
+    network = make_network("df-erc", preset, ("text",), beta=0.0)
     loss = network(make_batch([1], ("text",))).losses["similarity"]
     assert loss.item() == pytest.approx(0, abs=1e-12)
     moved = make_batch([2], ("text",))._replace(labels=torch.zeros(2, dtype=torch.int64))
@@ -180,7 +181,7 @@ def test_prototypes_move_in_training_only(preset: str) -> None:
     network.eval()(batch)
     assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
     network.train()(batch)
-    if config_of(network).prototypes == "running":
+    if preset == "paper":
         assert running_state(network)["crm.running.counts"].sum() == 30
     network.start_epoch()
     assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
@@ -245,9 +246,7 @@ def test_one_modality_has_no_agreement_and_no_contrast(preset: str, name: str) -
     output = network(make_batch(LENGTHS, (name,)))
     assert not network.gated
     assert output.context_weight is not None
-    torch.testing.assert_close(
-        output.context_weight, torch.full((10,), config_of(network).context_scale), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(output.context_weight, torch.ones(10), rtol=0, atol=1e-6)
     assert output.losses["contrastive"] == 0
 
 
@@ -266,11 +265,10 @@ def test_losses_are_already_weighted(switch: str, weight: str) -> None:
 
 
 SWITCHES: list[dict[str, Any]] = [
-    {"contrastive_scope": "dialogue"},
-    {"prototypes": "learned"},
-    {"prototypes": "learned", "agreement_on": "emotions", "agreement_gradient": True},
-    {"clamp_agreement": True},
-    {"normalise_contributions": True},
+    {"agreement_on": "emotions"},
+    {"agreement_gradient": True},
+    {"agreement_on": "emotions", "agreement_gradient": True},
+    {"speaker_hidden": 2},
     {"context_layers": 2},
 ]
 
@@ -287,11 +285,21 @@ def test_every_reading_of_the_paper_learns(switches: dict[str, Any], subset: tup
         assert (parameter.grad != 0).any(), name
 
 
-def test_the_dialogue_scope_never_contrasts_two_dialogues() -> None:
-    scoped = make_network("df-erc", "paper", contrastive_scope="dialogue")
-    pooled = make_network("df-erc", "paper")
-    pooled.load_state_dict(scoped.state_dict())
-    batch = make_batch([4, 4])
-    apart = [pooled(take(batch, [d])).losses["contrastive"] for d in (0, 1)]
-    torch.testing.assert_close(scoped(batch).losses["contrastive"], torch.stack(apart).mean())
-    assert (pooled(batch).losses["contrastive"] - scoped(batch).losses["contrastive"]).abs() > 1e-3
+@pytest.mark.parametrize(("layers", "dropped"), [(1, True), (2, True), (2, False)])
+def test_the_official_code_drops_what_each_recurrence_reads(layers: int, dropped: bool) -> None:
+    network = make_network("df-erc", "official", layer_dropout=0.5 * dropped, context_layers=layers)
+    if layers == 2:
+        network.crm.context_dropout = nn.Identity()  # leaves what is between the layers
+    batch = make_batch(LENGTHS)
+    assert torch.equal(network(batch).logits, network(batch).logits) == (not dropped)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("paper", 1), ("official", 0)])
+def test_the_official_code_drops_nothing_before_the_classifier(preset: str, count: int) -> None:
+    network = make_network("df-erc", preset)
+    assert sum(isinstance(module, nn.Dropout) for module in network.classifier) == count
+
+
+def test_the_official_code_cannot_be_causal() -> None:
+    with pytest.raises(ConfigError, match="next utterance"):
+        make_network("df-erc", "official", causal=True)

@@ -58,12 +58,6 @@ def check(corpus: Corpus, run: RunConfig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scope", ["batch", "dialogue"])
-def test_a_step_of_df_erc_never_waits_for_the_device(corpus: Corpus, scope: str) -> None:
-    check(corpus, resolve("df-erc", {"network": {**tiny.SMALL["df-erc"], "contrastive_scope": scope}}))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("model", "preset"), PRESETS)
 def test_a_step_never_waits_for_the_device(corpus: Corpus, model: str, preset: str) -> None:
     check(corpus, resolve(model, {"preset": preset, "network": tiny.SMALL[model]}))

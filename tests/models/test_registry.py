@@ -38,6 +38,16 @@ def test_a_preset_is_what_it_says(preset: str) -> None:
         assert getattr(run.training, key) == value
 
 
+def test_a_preset_may_have_a_network_of_its_own() -> None:
+    paper, official = find("df-erc", "paper"), find("df-erc", "official")
+    assert issubclass(official.network, paper.network)
+    assert official.network is not paper.network
+    assert find("df-erc", "official-of-a-corpus").network is official.network
+    run = resolve("df-erc", {"preset": "official"})
+    assert run.network.keys() == {f.name for f in fields(official.config)}
+    assert type(build_pipeline(run, WIDTHS, 3).network) is official.network
+
+
 def test_refined_is_the_default() -> None:
     for model in MODELS:
         assert resolve(model) == resolve(model, {"preset": "refined"})
@@ -53,7 +63,7 @@ def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
     )
     assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official", 8, 0.2)
     assert (run.training.epochs, run.training.batch_size) == (3, 2)
-    assert run.network["branch_merge"] == "sum"
+    assert run.network["context_layers"] == 2
 
 
 def test_resolving_leaves_the_presets_alone() -> None:

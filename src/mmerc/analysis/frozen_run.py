@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mmerc.analysis.groups import omega_columns
-from mmerc.analysis.internals import Hidden, agreement_scale, hidden
+from mmerc.analysis.internals import Hidden, hidden
 from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.corpus import MISSING, Corpus
@@ -35,7 +35,7 @@ class Member:
     modalities: tuple[str, ...]
     rows: Rows  # (N,) utterances of its test dialogues
     present: npt.NDArray[np.bool_]  # (N, M)
-    agreement_scale: float | None
+    gated: bool  # whether its context weight is 1 − ψ
 
     def dialogues(self, corpus: Corpus, part: str) -> npt.NDArray[np.int64]:
         """Return the dialogues of a split; in cross-validation those of `part` when its fold is the test set.
@@ -134,7 +134,7 @@ def _member(folder: Path, corpus: Corpus, split: str) -> Member:
         tuple(sorted(info.modalities)),
         rows,
         present,
-        agreement_scale(checkpoint.pipeline.network),
+        checkpoint.pipeline.network.gated,
     )
 
 
@@ -164,9 +164,8 @@ def utterance_table(evaluation: Evaluation, corpus: Corpus, members: list[Member
     present = np.concatenate([m.present for m in members])[
         np.argsort(np.concatenate([m.rows for m in members]))
     ]
-    scale = members[0].agreement_scale
-    if evaluation.context_weight is not None and scale is not None:
-        psi = 1 - evaluation.context_weight / scale
+    if evaluation.context_weight is not None and members[0].gated:
+        psi = 1 - evaluation.context_weight
         columns["psi"] = np.where(present.sum(axis=1) > 1, psi, np.nan)
     if evaluation.contributions is not None:
         for k, name in enumerate(members[0].modalities):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mmerc.batch import Examples
-from mmerc.models.base import Network
 from mmerc.models.df_erc import DFERC
 from mmerc.models.pipeline import Pipeline
 
@@ -46,11 +45,3 @@ def hidden(pipeline: Pipeline, examples: Examples, dialogues: npt.NDArray[np.int
     arrays = {name: torch.cat([p[name].float() for p in pieces], dim=1).cpu().numpy() for name in pieces[0]}
     teacher = arrays.pop("teacher", None)
     return Hidden(arrays, teacher)
-
-
-def agreement_scale(network: Network) -> float | None:
-    """Return s of `context_weight` = s (1 − ψ); None where the context weight is no function of a ψ."""
-    if not network.gated:
-        return None
-    scale = network.config.context_scale if isinstance(network, DFERC) else 1.0
-    return scale or None

@@ -8,29 +8,24 @@ from mmerc.distributed import gather_rows
 from mmerc.layers.losses import masked_mean
 
 
-def contrastive_loss(
-    vectors: Tensor, tags: Tensor, temperature: float, mask: Tensor, groups: Tensor | None = None
-) -> Tensor:
+def contrastive_loss(vectors: Tensor, tags: Tensor, temperature: float, mask: Tensor) -> Tensor:
     """Pull vectors of one tag together and push all others away (eqs. 3, 5; decisions A1, A2, A7).
 
     With s_ij = cos(h_i, h_j)/τ, P_i the other vectors with i's tag and I the i with P_i ≠ ∅:
     L = 1/|I| Σ_{i∈I} −1/|P_i| Σ_{k∈P_i} [s_ik − log Σ_{j≠i} exp s_ij]. Returns a scalar, 0 if I is empty.
-    The lists are those of the whole batch, also where several processes share it.
+    The lists are those of the whole batch (A6), also where several processes share it.
 
     Args:
         vectors: (L, d)
         tags: (L,) the modality or the utterance that a vector belongs to
         temperature: τ
         mask: (L,) bool; vectors outside it are in no list
-        groups: (L,) if given, only vectors of one group meet (A6: the dialogue instead of the batch)
     """
     unit = F.normalize(vectors.float(), dim=-1)
     others, first = gather_rows(unit)
     place = torch.arange(len(others), device=vectors.device)
     meets = mask[:, None] & gather_rows(mask)[0]
     meets = meets & (place[first : first + len(unit), None] != place)
-    if groups is not None:
-        meets = meets & (groups[:, None] == gather_rows(groups)[0])
     positive = meets & (tags[:, None] == gather_rows(tags)[0])
 
     with torch.autocast(unit.device.type, enabled=False):  # else the product falls back to half precision

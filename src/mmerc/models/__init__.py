@@ -1,7 +1,7 @@
 """The networks by name. One model, one file; all take a `Batch` and return an `Output`."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from mmerc.models import (
     cfn_esa,
     cfn_esa_settings,
     df_erc,
+    df_erc_official,
+    df_erc_older,
     df_erc_settings,
     dialogue_crn,
     dialogue_gcn,
@@ -42,10 +44,37 @@ class Entry(NamedTuple):
     network: type[Any]  # a `Network`; its constructor takes the config first
     presets: dict[str, dict[str, Any]]
     paper: Paper | None  # None: of our own making
+    modern: Callable[[Mapping[str, Any]], dict[str, Any]] = dict  # settings of older versions → today's
+    own: Mapping[str, dict[str, Any]] = {}  # preset, up to a hyphen → what of the above is its own
+
+    def of(self, preset: str | None) -> "Entry":
+        """Return the entry with what the preset has of its own."""
+        return self._replace(**self.own.get((preset or "").partition("-")[0], {}))
+
+    def settings(self, network: Mapping[str, Any]) -> Any:
+        """Build the network's config.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is not allowed.
+        """
+        return build(self.config, self.modern(network), "network")
 
 
 MODELS: dict[str, Entry] = {
-    "df-erc": Entry(df_erc_settings.Config, df_erc.DFERC, df_erc_settings.PRESETS, df_erc.PAPER),
+    "df-erc": Entry(
+        df_erc_settings.Config,
+        df_erc.DFERC,
+        df_erc_settings.PRESETS | df_erc_official.PRESETS,
+        df_erc.PAPER,
+        df_erc_older.modern,
+        {
+            "official": {
+                "config": df_erc_official.Config,
+                "network": df_erc_official.DFERC,
+                "modern": df_erc_older.modern_official,
+            }
+        },
+    ),
     "mm-dfn": Entry(mm_dfn.Config, mm_dfn.MMDFN, mm_dfn.PRESETS, mm_dfn.PAPER),
     "cfn-esa": Entry(cfn_esa_settings.Config, cfn_esa.CFNESA, cfn_esa_settings.PRESETS, cfn_esa.PAPER),
     "m2fnet": Entry(m2fnet.Config, m2fnet.M2FNet, m2fnet.PRESETS, m2fnet.PAPER),
@@ -67,8 +96,8 @@ MODELS: dict[str, Entry] = {
 }
 
 
-def find(name: str) -> Entry:
-    """Return the model called `name`.
+def find(name: str, preset: str | None = None) -> Entry:
+    """Return the model called `name`, as the preset has it.
 
     Raises:
         ConfigError: there is no such model; the nearest name is given.
@@ -77,7 +106,7 @@ def find(name: str) -> Entry:
         near = difflib.get_close_matches(str(name), MODELS, n=1)  # YAML has keys that are no text
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"there is no model {name!r}; {hint}models are: {', '.join(MODELS)}")
-    return MODELS[name]
+    return MODELS[name].of(preset)
 
 
 def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
@@ -103,7 +132,7 @@ def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     if isinstance(values.get("text_encoder"), str):
         values["text_encoder"] = {"name": values["text_encoder"]}
     run = build(RunConfig, values)
-    return replace(run, network=asdict(build(entry.config, run.network, "network")))
+    return replace(run, network=asdict(entry.of(preset).settings(run.network)))
 
 
 def choose_modalities(run: RunConfig, available: Sequence[str]) -> tuple[str, ...]:
@@ -142,8 +171,8 @@ def build_pipeline(
     Raises:
         ConfigError: a setting is not allowed, or the sizes are beyond torch or the memory.
     """
-    entry = find(run.model)
-    settings = build(entry.config, run.network, "network")
+    entry = find(run.model, run.preset)
+    settings = entry.settings(run.network)
     try:
         network = entry.network(settings, widths, num_classes, class_weights)
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # Python and torch have all four

@@ -90,7 +90,7 @@ def config_file(model: str, preset: str | None = None) -> str:
         ConfigError: there is no such model or preset.
     """
     run = resolve(model, {"preset": preset} if preset else {})
-    entry = find(model)
+    entry = find(model, run.preset)
     source = "# Of mmerc's own making."
     if entry.paper is not None:
         source = f"# {entry.paper.name}, {entry.paper.venue} {entry.paper.year}, {entry.paper.url}"

@@ -2,11 +2,13 @@
 
 Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A29 are the
 decisions on its ambiguities, listed in docs/df-erc.md. N utterances of a flat batch, M modalities,
-K emotions, d = `hidden`.
+K emotions, d = `hidden`. Lines marked `refined` are not in the paper: preset `paper` has none of them.
+Preset `official`, which reads the paper as its authors' code does, is in `df_erc_official.py`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +19,35 @@ from mmerc.distributed import distinct, total
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
-from mmerc.layers.padding import to_device
 from mmerc.layers.per_modality import PerModalityLinear, PerModalityMLP
 from mmerc.layers.prototypes import (
     RunningPrototypes,
     agreement,
-    class_sums,
     emotion_agreement,
     hinge_distance,
     masked_share,
 )
-from mmerc.layers.recurrent import FlatLSTM, dialogue_of_row, neighbour_sum
+from mmerc.layers.recurrent import FlatLSTM
 from mmerc.models.base import InputProjection, Network, Output, Paper
 from mmerc.models.df_erc_settings import Config
 
 PAPER = Paper("DF-ERC", "ACM MM", 2023, "https://doi.org/10.1145/3581783.3612053")
+TEMPERATURE = 0.1  # of the emotions that `refined` reads off the cosines to learned prototypes
 
 
 class Disentanglement(nn.Module):
     """DDM: m_i = [m̃_i ; m^m_i ; m^u_i] and the two contrastive losses (eqs. 2 to 9)."""
 
-    def __init__(self, config: Config, modalities: int) -> None:
+    tags: Tensor
+
+    def __init__(self, config: Config, modalities: Sequence[str]) -> None:
         super().__init__()
-        self.config = config
-        d, c = config.hidden, config
-        self.modality = PerModalityMLP(modalities, d, d, c.dropout) if c.modality_branch else None
-        self.utterance = PerModalityMLP(modalities, d, d, c.dropout) if c.utterance_branch else None
-        branches = c.modality_branch + c.utterance_branch
-        self.width = d * (1 + (branches if c.branch_merge == "concat" else bool(branches)))
+        self.config = c = config
+        count, d = len(modalities), config.hidden
+        self.modality = PerModalityMLP(count, d, d, c.dropout) if c.modality_branch else None
+        self.utterance = PerModalityMLP(count, d, d, c.dropout) if c.utterance_branch else None
+        self.width = d * (1 + c.modality_branch + c.utterance_branch)
+        self.register_buffer("tags", torch.arange(count), persistent=False)  # of the modalities, for eq. 3
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return m (M, N, width) and the branches' vectors by name, each (M, N, d).
@@ -56,33 +59,25 @@ class Disentanglement(nn.Module):
         if self.modality is not None:
             branches["modality"] = self.modality(x)  # eq. 2
         if self.utterance is not None:
-            stacked = self.config.stacked_utterance_branch
-            branches["utterance"] = self.utterance(branches.get("modality", x) if stacked else x)  # eq. 4
-        if self.config.branch_merge == "sum" and branches:
-            merged = self.config.branch_scale * torch.stack([*branches.values()]).sum(dim=0)
-            return torch.cat([x, merged], dim=-1), branches
+            branches["utterance"] = self.utterance(x)  # eq. 4
         return torch.cat([x, *branches.values()], dim=-1), branches  # eqs. 6 to 8
 
     def loss(self, branches: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return L_cl = L^m_cl + L^u_cl (eq. 9); 0 with fewer than two modalities (A26)."""
-        modalities, rows = batch.present.T.shape
-        device = batch.present.device
+        present, device = batch.present.T, batch.present.device
+        modalities, rows = present.shape
+        if modalities < 2:
+            return present.new_zeros((), dtype=torch.float32)
         tags = {
-            "modality": torch.arange(modalities, device=device).repeat_interleave(rows),
+            "modality": self.tags.repeat_interleave(rows),
             "utterance": distinct(torch.arange(rows, device=device)).repeat(modalities),
         }
-        groups = None
-        if self.config.contrastive_scope == "dialogue":
-            groups = distinct(to_device(dialogue_of_row(batch.lengths), device)).repeat(modalities)
         tau = {"modality": self.config.tau_modality, "utterance": self.config.tau_utterance}
-        total = batch.present.new_zeros((), dtype=torch.float32)
-        if modalities < 2:
-            return total
-        mask = batch.present.T.flatten()
-        for name, vectors in branches.items():  # eqs. 3, 5
-            value = contrastive_loss(vectors.flatten(0, 1), tags[name], tau[name], mask, groups)
-            total = total + value * (tau[name] if self.config.contrastive_times_tau else 1.0)
-        return total
+        levels = [
+            contrastive_loss(vectors.flatten(0, 1), tags[name], tau[name], present.flatten())
+            for name, vectors in branches.items()  # eqs. 3, 5
+        ]
+        return torch.stack(levels).sum()
 
 
 class ContributionFusion(nn.Module):
@@ -91,7 +86,7 @@ class ContributionFusion(nn.Module):
     def __init__(self, config: Config, modalities: int, width: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        self.width = width * (1 + config.unweighted_share)
+        self.width = width
         if config.fusion == "contribution":
             rate = config.dropout if config.head_dropout is None else config.head_dropout
             self.teacher = nn.Sequential(nn.Dropout(rate), PerModalityLinear(modalities, width, num_classes))
@@ -103,40 +98,37 @@ class ContributionFusion(nn.Module):
         """Return h^f (N, width) and the contributions ω (M, N), 0 where absent.
 
         Args:
-            m: (M, N, width)
+            m: (M, N, width of the DDM)
             present: (M, N) bool
         """
+        omega = self.contributions(m, present)
+        return (omega[..., None] * m).sum(dim=0), omega  # eq. 16
+
+    def contributions(self, m: Tensor, present: Tensor) -> Tensor:
+        """Return ω (M, N), or what an ablation has in its place."""
         if self.config.fusion == "contribution":
-            omega = torch.sigmoid(self.student(m).squeeze(-1)) * present  # eq. 12
-        elif self.config.fusion == "attention":
-            omega = self.attention(m, present)
-        else:
-            omega = present.to(m.dtype)
-        weights = omega
-        if self.config.normalise_contributions:
-            weights = omega / omega.sum(dim=0).clamp(min=1e-8)
-        fused = (weights[..., None] * m).sum(dim=0)  # eq. 16
-        if self.config.unweighted_share:
-            fused = torch.cat([0.9 * fused, (m * present[..., None]).sum(dim=0)], dim=-1)
-        return fused, omega
+            return torch.sigmoid(self.student(m).squeeze(-1)) * present  # eq. 12
+        return self.attention(m, present) if self.config.fusion == "attention" else present.to(m.dtype)
 
     def teacher_logits(self, m: Tensor) -> Tensor:
         """Return the logits of each modality's own classifier (eq. 10), (M, N, K)."""
         logits: Tensor = self.teacher(m)
-        return F.gelu(logits) if self.config.teacher_gelu else logits
+        return logits
+
+    def target(self, truth: Tensor) -> Tensor:
+        """Return what ω is to predict, given the true-class probability (eq. 11); both (M, N)."""
+        return truth.detach()  # A10: the teacher does not learn from the student's error
 
     def loss(self, m: Tensor, omega: Tensor, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
         """Return the parts of L_con (eqs. 13 to 15): teacher_ce and student_mse, summed over modalities."""
         assert batch.labels is not None
         logits = self.teacher_logits(m)
-        target = batch.labels.clamp(min=0).expand(len(m), -1)[..., None]
-        truth = logits.softmax(dim=-1).gather(-1, target).squeeze(-1)  # eq. 11: TCP (M, N)
-        if self.config.detach_target:
-            truth = truth.detach()
+        label = batch.labels.clamp(min=0).expand(len(m), -1)[..., None]
+        target = self.target(logits.softmax(dim=-1).gather(-1, label).squeeze(-1))  # eq. 11
         mask = batch.present.T & labelled(batch)
         parts = [
             (cross_entropy(z, batch.labels, known, class_weights), masked_mean((w - t).square(), known))
-            for z, w, t, known in zip(logits, omega, truth, mask, strict=True)
+            for z, w, t, known in zip(logits, omega, target, mask, strict=True)
         ]
         ce, mse = zip(*parts, strict=True)
         return {"teacher_ce": torch.stack(ce).sum(), "student_mse": torch.stack(mse).sum()}
@@ -149,16 +141,17 @@ class ContextRefusion(nn.Module):
         self, config: Config, modalities: int, width: int, fused_width: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.config = config
-        c = config
-        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, c.layer_dropout, c.causal)
-        self.speaker = FlatLSTM(fused_width, c.speaker_hidden, causal=c.causal) if c.speaker_hidden else None
+        self.config = c = config
+        self.context = FlatLSTM(fused_width, c.context_hidden, c.context_layers, causal=c.causal)
+        self.speaker = None
+        if c.speaker_hidden:  # refined
+            self.speaker = FlatLSTM(fused_width, c.speaker_hidden, causal=c.causal)
         self.output_dropout = nn.Dropout(c.output_dropout)
         context_width = 2 * (c.context_hidden + c.speaker_hidden)
         self.width = fused_width + context_width
         if c.refusion == "agreement":
             self.relation = PerModalityMLP(modalities, width, c.relation_width, c.dropout)
-            if c.prototypes == "learned":
+            if c.agreement_on == "emotions":  # refined
                 self.learned = nn.Parameter(torch.randn(num_classes, c.relation_width))
             else:
                 self.running = RunningPrototypes(num_classes, c.relation_width)
@@ -170,45 +163,41 @@ class ContextRefusion(nn.Module):
         """Return h^e (N, width), the context weight 1 − ψ (N,) and x^m (M, N, r) if the gate has them.
 
         Args:
-            m: (M, N, width)
+            m: (M, N, width of the DDM)
             fused: (N, fused_width) h^f
-            batch: for its lengths and its `present` mask
+            batch: for its lengths, its speakers and its `present` mask
         """
-        context = self._context(fused, batch)
-        if self.config.context_output == "neighbours":
-            context = neighbour_sum(context, batch.lengths)
-        x = None
+        context, x = self.read(fused, batch), None
         if self.config.refusion == "agreement":
             x = self.relation(m)  # eq. 17
-            weight = 1.0 - self._agreement(x, batch.present.T)
+            weight = 1.0 - self.agreement(x, batch.present.T)
         elif self.config.refusion == "attention":
             weight = self.attention(torch.stack([self.project(fused), context]))[1]
         else:
             weight = fused.new_full((len(fused),), float(self.config.refusion == "full"))
-        weight = weight * self.config.context_scale
         return torch.cat([fused, weight[:, None] * context], dim=-1), weight, x  # eq. 22
 
-    def _context(self, fused: Tensor, batch: Batch) -> Tensor:
+    def read(self, fused: Tensor, batch: Batch) -> Tensor:
+        """Return the context of each utterance h^c, (N, 2·units)."""
         context = self.context(fused, batch.lengths)  # eq. 21
-        if self.speaker is not None:
+        if self.speaker is not None:  # refined
             own = self.speaker.by_speaker(fused, batch.lengths, batch.speakers)
             context = torch.cat([context, own], dim=-1)
         dropped: Tensor = self.output_dropout(context)
         return dropped
 
-    def _agreement(self, x: Tensor, present: Tensor) -> Tensor:
-        if self.config.agreement_on == "emotions":
+    def agreement(self, x: Tensor, present: Tensor) -> Tensor:
+        """Return ψ (N,), which no gradient passes unless the config says so (A17)."""
+        if self.config.agreement_on == "emotions":  # refined
             psi = emotion_agreement(self.emotion_logits(x).softmax(dim=-1), present)
         else:
             psi = agreement(x, present)  # eq. 20
-        if self.config.clamp_agreement:
-            psi = psi.clamp(0.0, 1.0)
         return psi if self.config.agreement_gradient else psi.detach()
 
     def emotion_logits(self, x: Tensor) -> Tensor:
         """Return cos(x^m, R^k)/τ, the logits of a modality's own guess from learned prototypes, (M, N, K)."""
         unit = F.normalize(x.float(), dim=-1, eps=1e-8)
-        return unit @ F.normalize(self.learned.float(), dim=-1).T / self.config.prototype_temperature
+        return unit @ F.normalize(self.learned.float(), dim=-1).T / TEMPERATURE
 
     def loss(self, x: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_sim and the diagnostics: share of active hinge terms, mean norm of x (A18).
@@ -218,23 +207,25 @@ class ContextRefusion(nn.Module):
             batch: its labels choose the prototypes
         """
         assert batch.labels is not None
-        labels = batch.labels.repeat(len(x))
-        mask = (batch.present.T & labelled(batch)).flatten()
-        flat = x.flatten(0, 1)
-        norm = total(masked_mean(flat.detach().norm(dim=-1), mask))
-        if self.config.prototypes == "learned":
-            return cross_entropy(self.emotion_logits(x).flatten(0, 1), labels, mask), {"relation_norm": norm}
-        if self.config.prototypes == "running":
-            if self.training:
-                self.running.update(flat, labels, mask)  # eq. 18
-            means = self.running.means
-        else:
-            sums, counts = class_sums(flat, labels, mask, len(self.running.counts))
-            means = sums / counts.clamp(min=1.0)[:, None]
-        hinge = hinge_distance(flat, means[labels.clamp(min=0)], self.config.beta)  # eq. 19
-        active = mask & (hinge.detach() > 0) if self.config.active_hinge_mean else mask
+        labels, mask = batch.labels.expand(len(x), -1), batch.present.T & labelled(batch)  # (M, N)
+        norm = total(masked_mean(x.detach().norm(dim=-1), mask))
+        if self.config.agreement_on == "emotions":  # refined
+            logits = self.emotion_logits(x).flatten(0, 1)
+            return cross_entropy(logits, labels.flatten(), mask.flatten()), {"relation_norm": norm}
+        prototypes = self.prototypes(x, labels, mask)
+        hinge = hinge_distance(x, prototypes[labels.clamp(min=0)], self.config.beta)
         share = total(masked_share(hinge.detach(), mask))
-        return masked_mean(hinge, active), {"hinge_active": share, "relation_norm": norm}
+        return self.average(hinge, labels, mask), {"hinge_active": share, "relation_norm": norm}
+
+    def prototypes(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return the running mean R^k of each emotion, (K, r); in training x (M, N, r) enters it first."""
+        if self.training:
+            self.running.update(x.flatten(0, 1), labels.flatten(), mask.flatten())  # eq. 18
+        return self.running.means
+
+    def average(self, hinge: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return L_sim, given its terms (M, N) (eq. 19)."""
+        return masked_mean(hinge, mask)
 
 
 @torch.no_grad()
@@ -247,6 +238,12 @@ def widen(module: nn.Module) -> None:
 class DFERC(Network):
     """The whole network: projection → DDM → CFM → CRM → classifier."""
 
+    mechanisms: ClassVar[tuple[type[Disentanglement], type[ContributionFusion], type[ContextRefusion]]] = (
+        Disentanglement,
+        ContributionFusion,
+        ContextRefusion,
+    )
+
     def __init__(
         self, config: Config, widths: Mapping[str, int], num_classes: int, class_weights: Tensor | None = None
     ) -> None:
@@ -255,9 +252,10 @@ class DFERC(Network):
         count = len(widths)
         self.gated = config.refusion == "agreement" and count > 1
         self.projection = InputProjection(widths, config.hidden, config.dropout, config.input_dropout)
-        self.ddm = Disentanglement(config, count)
-        self.cfm = ContributionFusion(config, count, self.ddm.width, num_classes)
-        self.crm = ContextRefusion(config, count, self.ddm.width, self.cfm.width, num_classes)
+        ddm, cfm, crm = self.mechanisms
+        self.ddm = ddm(config, self.modalities)
+        self.cfm = cfm(config, count, self.ddm.width, num_classes)
+        self.crm = crm(config, count, self.ddm.width, self.cfm.width, num_classes)
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(self.crm.width, num_classes)
         )  # eq. 23
@@ -271,9 +269,8 @@ class DFERC(Network):
 
     def forward(self, batch: Batch) -> Output:
         """Return logits, losses, contributions ω (eq. 12) and context weight 1 − ψ (eq. 22)."""
-        present = batch.present.T
         m, branches = self.ddm(self.projection(batch))
-        fused, omega = self.cfm(m, present)
+        fused, omega = self.cfm(m, batch.present.T)
         refused, context_weight, x = self.crm(m, fused, batch)
         logits = self.classifier(refused)
         losses = self.classification_loss(logits, batch)  # eq. 24
