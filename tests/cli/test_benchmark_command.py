@@ -11,7 +11,7 @@ import yaml
 from mmerc.cli.studies import console
 from mmerc.corpus import Corpus
 from mmerc.evaluation import evaluate
-from mmerc.experiments import cells
+from mmerc.experiments import cells, tracking
 from mmerc.metrics import summarise
 from tiny import SMALL, in_this_process, tables, write
 
@@ -172,7 +172,7 @@ def test_errors_are_shown_as_they_are(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("must lie in [0, 1) [/red]\nmore lines")
 
-    monkeypatch.setattr(cells, "train", broken)
+    monkeypatch.setattr(tracking, "train", broken)
     result = benchmark(corpora=corpora[0].path, models="text-only", seeds=1)
     assert_refused(result, "meld/text-only/seed-0: ValueError: must lie in [0, 1) [/red]\n")
     assert "failed meld/text-only/seed-0: ValueError: must lie in [0, 1) [/red]" in result[1]
@@ -204,7 +204,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cells, "train", interrupted)
+    monkeypatch.setattr(tracking, "train", interrupted)
     code, _, err = benchmark()
     assert code == 130
     assert "the same command goes on where it stopped" in err

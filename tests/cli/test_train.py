@@ -188,15 +188,15 @@ def test_warnings_are_shown(training: Command) -> None:
     assert "never predicted on validation" in out
 
 
-def test_tensorboard_that_is_not_installed(
-    training: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "trackio"])
+def test_a_tracker_that_is_not_installed(
+    training: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tracker: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    missing = 'the package tensorboard, which is not installed: pip install "mmerc[tensorboard]"'
-    assert_one_line(training("--tensorboard"), missing)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, tracker, None)
+    result = training("--track", tracker)
+    assert_one_line(result, f"--track {tracker} needs another package", f"pip install 'mmerc[{tracker}]'")
     assert not (tmp_path / "run").exists()
-    assert_one_line(training("--tensorboard", "--jobs", 2), "--tensorboard works with --jobs 1")
 
 
 # Mistakes

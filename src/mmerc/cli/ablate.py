@@ -16,6 +16,7 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     console,
     run_cells,
@@ -50,6 +51,7 @@ def ablate(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
     """Train DF-ERC without each of its parts and on each set of modalities; tables beside the paper's.
 
@@ -70,7 +72,7 @@ def ablate(
     for plan in plans:
         for note in plan.notes:
             console.print(f"[yellow]left out:[/] {note}")
-    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus)
+    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus, track)
     for plan in plans:
         show_plan(plan, out, device)
     complain(failed)

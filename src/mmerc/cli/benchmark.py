@@ -16,6 +16,7 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     console,
     model_names,
@@ -49,6 +50,7 @@ def benchmark(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
     """Train and test models on corpora; tables as Markdown, LaTeX, CSV and JSON.
 
@@ -79,7 +81,7 @@ def benchmark(
         raise ConfigError(f"--reference {reference} is none of the rows: {', '.join(names)}")
     require_free(out, [run for cell in cells for run in cell.runs])
     seen = [watched(cell, out) for cell in cells] if oracle else []
-    failed = run_cells([*cells, *seen], jobs, device, engine, gpus)
+    failed = run_cells([*cells, *seen], jobs, device, engine, gpus, track)
     for corpus in opened:
         rows, twins = ([cell for cell in some if cell.corpus == corpus.path] for some in (cells, seen))
         show_corpus(corpus, rows, twins, row_name(reference) if reference else None, out)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +22,7 @@ from rich.text import Text
 from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from mmerc.experiments.cells import Cell, Outcome, Result
+    from mmerc.experiments.cells import Cell, Outcome, Result, Runner
 
 console = Console(highlight=False)
 
@@ -37,6 +37,10 @@ Gpus = Annotated[
     float, typer.Option(help="With `--engine ray`: a run's share of a GPU, such as 0.25.", min=0, max=1)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(help="Log every run to tensorboard, mlflow or trackio. Repeatable."),
+]
 Corpora = Annotated[str, typer.Option(help="Corpus folders, comma-separated.")]
 StudyFolder = Annotated[
     Path, typer.Option(help="Folder for runs and tables; what is in it is not run again.")
@@ -71,28 +75,70 @@ def model_names(text: str) -> list[str]:
     return list(MODELS) if text.strip() == "all" else split_names(text, "--models")
 
 
+def runner(
+    jobs: int,
+    device: str,
+    engine: Engine = "processes",
+    gpus: float = 0,
+    track: Track = None,
+) -> "Runner":
+    """Return what trains jobs where the options say.
+
+    Raises:
+        ConfigError, TrainingError: a tracker is not installed, cannot be reached, or not from a cluster.
+    """
+    from mmerc.cluster import on_cluster
+    from mmerc.experiments.cells import run_jobs
+    from mmerc.experiments.tracking import read_trackers
+
+    if track and engine == "ray":
+        raise ConfigError("--track works with --engine processes: a cluster's machines share no tracker")
+    trackers = read_trackers(track or [])
+    cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
+    return partial(run_jobs, processes=processes_of(jobs), device=device, engine=cluster, trackers=trackers)
+
+
+def processes_of(jobs: int) -> int:
+    """Return how many runs go side by side."""
+    return jobs or os.cpu_count() or 1
+
+
 def run_cells(
-    cells: "Sequence[Cell]", jobs: int, device: str, engine: Engine = "processes", gpus: float = 0
+    cells: "Sequence[Cell]",
+    jobs: int,
+    device: str,
+    engine: Engine = "processes",
+    gpus: float = 0,
+    track: Track = None,
 ) -> "list[Outcome]":
     """Run what is missing with a progress bar over all runs; return the failures."""
-    from mmerc.cluster import on_cluster
-    from mmerc.experiments.cells import pending, run_jobs
+    from mmerc.experiments.cells import pending
 
+    run = runner(jobs, device, engine, gpus, track)
     missing = pending(cells)
     total = sum(len(cell.runs) for cell in cells)
     console.print(f"{total} run(s) in {len(cells)} row(s): {total - len(missing)} done, {len(missing)} to go")
-    failed = []
-    cluster = partial(on_cluster, gpus=gpus) if engine == "ray" else None
+    return watch_runs(run(missing), len(missing))
+
+
+def watch_runs(outcomes: "Iterator[Outcome]", total: int) -> "list[Outcome]":
+    """Draw a progress bar over runs as they end; return the failures."""
+    from mmerc.experiments.tracking import lost_trackers
+
+    failed, lost = [], []
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("runs", total=len(missing), note="")
+        task = bar.add_task("runs", total=total, note="")
         try:
-            for outcome in run_jobs(missing, jobs or os.cpu_count() or 1, device, cluster):
+            for outcome in outcomes:
                 name = run_name(outcome)
-                if outcome.error is None:
+                lost += lost_trackers([outcome.job.run.folder])
+                if outcome.pruned is not None:
+                    note = f"{name}: pruned after epoch {outcome.pruned}"
+                elif outcome.error is None:
                     note = f"{name}: validation {100 * (outcome.validation or 0):.2f}"
                 else:
                     failed.append(outcome)
@@ -103,12 +149,19 @@ def run_cells(
         except KeyboardInterrupt:
             sys.stderr.write("interrupted: the same command goes on where it stopped\n")
             raise
+    say_lost(lost)
     return failed
+
+
+def say_lost(lines: Sequence[str]) -> None:
+    """Name the runs that a tracker does not have as a whole."""
+    for line in lines:
+        console.print(Text.assemble(("warning:", "yellow"), f" {line}"), soft_wrap=True)
 
 
 def run_name(outcome: "Outcome") -> str:
     """Return corpus, row, seed and fold of a run as they stand in its path."""
-    cell, run = outcome.job
+    cell, run, _ = outcome.job
     return f"{cell.folder.parent.name}/{cell.folder.name}/{run.folder.relative_to(cell.folder)}"
 
 

@@ -1,10 +1,11 @@
 """`mmerc sweep`: trials of settings, compared on validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -17,19 +18,29 @@ from mmerc.cli.studies import (
     Jobs,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     console,
     model_names,
+    processes_of,
     run_cells,
+    runner,
     say_files,
     split_names,
+    watch_runs,
 )
-from mmerc.errors import ConfigError
+from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from mmerc.experiments.cells import Cell
-    from mmerc.experiments.sweep import Values
+    from mmerc.corpus import Corpus
+    from mmerc.experiments.cells import Cell, Outcome, Runner
+    from mmerc.experiments.sweep import Range, Values
+    from mmerc.experiments.tuning import Space, Study
     from mmerc.metrics import Spread
+
+    Choices = tuple[dict[str, list[Any]], dict[str, Range]]
+
+Sampler = Literal["grid", "random", "tpe"]
 
 
 def sweep(
@@ -41,12 +52,23 @@ def sweep(
         typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
     ] = None,
     ranges: Annotated[
-        list[str] | None, typer.Option("--range", help="key=low:high[:log], for --random. Repeatable.")
+        list[str] | None,
+        typer.Option("--range", help="key=low:high[:log], for `random` and `tpe`. Repeatable."),
     ] = None,
-    random: Annotated[
-        int, typer.Option(help="Draw so many trials instead of trying every combination.", min=0)
-    ] = 0,
-    draw_seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    sampler: Annotated[
+        Sampler,
+        typer.Option(help="`grid`: every combination; `random` draws; `tpe` learns from the earlier trials."),
+    ] = "grid",
+    trials: Annotated[
+        int | None, typer.Option(help="Trials of each model on each corpus, for `random` and `tpe`.", min=1)
+    ] = None,
+    draw_seed: Annotated[int, typer.Option(help="Seed of `random` and `tpe`.", min=0)] = 0,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="With `tpe`: end a trial whose first run is below the median of the earlier ones."
+        ),
+    ] = False,
     seeds: Annotated[int, typer.Option(help="Runs of each trial, with the seeds 0, 1, …", min=1)] = 1,
     folds: Annotated[
         str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
@@ -62,31 +84,48 @@ def sweep(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
-    """Train every trial of a grid, or random ones; the best is the one with the best validation score.
+    """Train trials of settings; the best is the one with the best validation score.
 
-    The test split is not read unless `--test` asks for it, and it chooses nothing.
+    The test split is not read unless `--test` asks for it, and it chooses nothing. Cut off, the same command
+    goes on.
     """
     import yaml
 
     from mmerc.config import merge, parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
-    from mmerc.experiments.sweep import plan_sweep
+    from mmerc.experiments.sweep import grid_trials, plan_sweep, random_trials
+    from mmerc.experiments.tuning import Space, require_optuna
     from mmerc.storage import write_text
 
     names = model_names(models)
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
-    trials = _trials(grid or [], ranges or [], random, draw_seed)
-    which = (range(seeds), _fold_numbers(folds))
-    base = parse_overrides(assignments or [])
-    cells = plan_sweep(names, opened, trials, out, *which, given, base, "frozen" if test else "never")
-    failed = run_cells(cells, jobs, device, engine, gpus)
+    space = _space(grid or [], ranges or [], sampler, trials, prune)
+    plan = partial(
+        plan_sweep,
+        out=out,
+        seeds=range(seeds),
+        folds=_fold_numbers(folds),
+        settings=given,
+        base=parse_overrides(assignments or []),
+        test="frozen" if test else "never",
+    )
+    pairs = list(product(opened, names))
+    if sampler == "tpe":
+        require_optuna()
+        run = runner(jobs, device, engine, gpus, track)
+        plans = [partial(_cell, plan, name, corpus) for corpus, name in pairs]
+        found, failed = _tune(plans, Space(*space), draw_seed, trials or 0, prune, processes_of(jobs), run)
+    else:
+        values = random_trials(*space, trials, draw_seed) if trials else grid_trials(space[0])
+        found = [Tried(plan([name], [corpus], values), values) for corpus, name in pairs]
+        cells = [cell for tried in found for cell in tried.cells]
+        failed = run_cells(cells, jobs, device, engine, gpus, track)
     chosen: dict[str, Any] = {}
-    for corpus, name in product(opened, names):
-        folder = out / corpus.name / name
-        rows = [cell for cell in cells if cell.folder.parent == folder]
-        if won := show_trials(corpus.name, name, rows, trials, folder):
+    for (corpus, name), tried in zip(pairs, found, strict=True):
+        if won := show_trials(corpus.name, name, tried, out / corpus.name / name):
             chosen = merge(chosen, {corpus.name: {name: won}})
     if best is not None:
         write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
@@ -94,16 +133,68 @@ def sweep(
     complain(failed)
 
 
-def _trials(grid: list[str], ranges: list[str], random: int, draw_seed: int) -> "list[Values]":
-    from mmerc.experiments.sweep import grid_trials, random_trials, read_choices, read_range
+class Tried(NamedTuple):
+    """The trials of a model on a corpus, a cell and the varied values for each."""
 
-    choices = dict(map(read_choices, grid))
-    intervals = dict(map(read_range, ranges))
-    if intervals and not random:
-        raise ConfigError("--range needs --random N: how many trials to draw")
-    if not choices and not intervals:
-        raise ConfigError("nothing to try: give --grid key=v1,v2,… or --range key=low:high --random N")
-    return random_trials(choices, intervals, random, draw_seed) if random else grid_trials(choices)
+    cells: "list[Cell]"
+    values: "list[Values]"
+    pruned: dict[Path, int] = {}  # noqa: RUF012  # last epoch by the cell's folder; read only
+
+    @classmethod
+    def of(cls, study: "Study") -> "Tried":
+        """Return what a study has tried, each once."""
+        found = {trial.cell.folder: trial for trial in study.trials()}.values()
+        return cls([trial.cell for trial in found], [trial.values for trial in found], study.pruned())
+
+
+def _tune(
+    plans: "Sequence[Callable[[Values], Cell]]",
+    space: "Space",
+    seed: int,
+    trials: int,
+    prune: bool,
+    jobs: int,
+    run: "Runner",
+) -> "tuple[list[Tried], list[Outcome]]":
+    """Try what Optuna proposes for each model on each corpus."""
+    from mmerc.experiments.tuning import Study, tune
+    from mmerc.storage import exclusive
+
+    with ExitStack() as held:
+        for plan in plans:
+            held.enter_context(exclusive(plan({}).folder, TrainingError))
+        studies = [Study(plan, space, seed) for plan in plans]
+        total = trials * sum(len(plan({}).runs) for plan in plans)
+        console.print(f"{trials} trial(s) in {len(plans)} row(s): at most {total} run(s)")
+        failed = watch_runs(tune(studies, trials, jobs, prune, run), total)
+        return [Tried.of(study) for study in studies], failed
+
+
+def _cell(plan: "Callable[..., list[Cell]]", model: str, corpus: "Corpus", values: "Values") -> "Cell":
+    (cell,) = plan([model], [corpus], [values])
+    return cell
+
+
+def _space(
+    grid: list[str], ranges: list[str], sampler: Sampler, trials: int | None, prune: bool
+) -> "Choices":
+    """Read what is to be tried.
+
+    Raises:
+        ConfigError: it is nothing, or the options contradict each other.
+    """
+    from mmerc.experiments.sweep import read_choices, read_range
+
+    if sampler == "grid" and (ranges or trials):
+        option = "--range" if ranges else "--trials"
+        raise ConfigError(f"{option} needs --sampler random or --sampler tpe: a grid tries every combination")
+    if sampler != "grid" and trials is None:
+        raise ConfigError(f"--sampler {sampler} needs --trials N: how many to try")
+    if prune and sampler != "tpe":
+        raise ConfigError("--prune needs --sampler tpe: the trials of others do not wait for each other")
+    if not grid and not ranges:
+        raise ConfigError("nothing to try: give --grid key=v1,v2,… or --range key=low:high")
+    return dict(map(read_choices, grid)), dict(map(read_range, ranges))
 
 
 def _fold_numbers(text: str | None) -> list[int] | None:
@@ -124,9 +215,7 @@ class Row(NamedTuple):
     record: dict[str, Any]
 
 
-def show_trials(
-    corpus: str, model: str, cells: "list[Cell]", trials: "list[Values]", folder: Path
-) -> dict[str, Any]:
+def show_trials(corpus: str, model: str, tried: Tried, folder: Path) -> dict[str, Any]:
     """Print and write the trials of a model on a corpus, best first, with test scores if there are any.
 
     Returns the best one's overrides, nothing if all failed.
@@ -136,19 +225,22 @@ def show_trials(
     from mmerc.experiments.sweep import best_trial, overrides, validation_scores
     from mmerc.tables import Grid
 
+    cells = tried.cells
     rows: list[Row] = []
-    for cell, trial in zip(cells, trials, strict=True):
-        found, result = validation_scores(cell), result_of(cell)
-        line = [cell.name, "failed" if found is None else str(found)]
+    for cell, trial in zip(cells, tried.values, strict=True):
+        found, result, pruned = validation_scores(cell), result_of(cell), tried.pruned.get(cell.folder)
+        missing = "failed" if pruned is None else f"pruned after epoch {pruned}"
+        line = [cell.name, missing if found is None else str(found)]
         record: dict[str, Any] = {"corpus": corpus, "model": model, "trial": dict(trial)}
         record["validation_weighted_f1"] = None if found is None else found._asdict()
+        record["pruned_after_epoch"] = pruned
         if cell.test == "frozen":
             scores = None if result is None else result.summary
             line += ["–", "–"] if scores is None else [str(scores.weighted_f1), str(scores.macro_f1)]
             record["test"] = None if scores is None else scores.to_dict()
         test = None if result is None else result.summary.weighted_f1
         rows.append(Row(found, test, line, record))
-    rows.sort(key=lambda row: -1.0 if row.validation is None else -row.validation.mean)
+    rows.sort(key=lambda row: 1.0 if row.validation is None else -row.validation.mean)
     header = [
         "trial",
         "validation wF1",
@@ -163,7 +255,7 @@ def show_trials(
     say_files(write_report(folder / "sweep", [grid], [row.record for row in rows], facts))
     show_curve(rows, folder)
     winner = best_trial(cells)
-    return {} if winner is None else overrides(trials[winner])
+    return {} if winner is None else overrides(tried.values[winner])
 
 
 def show_curve(rows: "Sequence[Row]", folder: Path) -> None:

@@ -1,7 +1,7 @@
 """`mmerc train`: one config on one corpus, over seeds and folds."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mmerc.cli.studies import Track, say_lost
+
 if TYPE_CHECKING:
     from mmerc.config import RunConfig
     from mmerc.experiments.runs import Run
+    from mmerc.experiments.tracker_stores import Tracker
 
 console = Console(highlight=False)
 
@@ -38,9 +41,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     jobs: Annotated[int, typer.Option(help="Runs side by side, one thread each.", min=1)] = 1,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")
-    ] = False,
+    track: Track = None,
 ) -> None:
     """Train a model; the epoch is chosen on the validation split, the test split is not read.
 
@@ -52,6 +53,7 @@ def train(
     from mmerc.distributed import from_first, joined, processes
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
+    from mmerc.experiments.tracking import lost_trackers, read_trackers
     from mmerc.models import choose_modalities, resolve
     from mmerc.shipped import located_config
 
@@ -61,20 +63,20 @@ def train(
     opened = Corpus.open(corpus)
     modalities = choose_modalities(run_config, list(opened.modalities))
     runs = plan(opened, out, range(seed, seed + seeds), cross_validate)
-    if tensorboard and jobs > 1:
-        raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model
     with joined() as first:
         if jobs > 1 and processes() > 1:
             raise ConfigError("--jobs trains runs side by side, torchrun makes processes share one: choose")
         console.quiet = not first
+        trackers = from_first(lambda: read_trackers(track or []))
         from_first(lambda: require_free(out, runs))
         console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
         with _resumable():
-            records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard and first)
+            records = train_runs(corpus, run_config, runs, jobs, resume, device, trackers)
     if not first:
         return
     _show(records, out)
+    say_lost(lost_trackers([run.folder for run in runs]))
     if cross_validate:
         from mmerc.cli.evaluate import show_evaluations
         from mmerc.evaluation import evaluate
@@ -101,7 +103,7 @@ def train_runs(
     jobs: int = 1,
     resume: bool = False,
     device: str = "auto",
-    tensorboard: bool = False,
+    trackers: "Sequence[Tracker]" = (),
 ) -> dict[str, dict[str, Any]]:
     """Train with a progress bar; return the chosen epoch's record of each run, by folder."""
     from mmerc.corpus import Corpus
@@ -115,13 +117,13 @@ def train_runs(
     with Progress(*columns, console=console, transient=True) as bar:
         if jobs > 1 and len(runs) > 1:
             total = bar.add_task("runs", total=len(runs), note="")
-            ended = train_side_by_side(corpus, config, runs, jobs, resume, device)
+            ended = train_side_by_side(corpus, config, runs, jobs, resume, device, trackers)
         else:
             total = None
             opened = Corpus.open(corpus)
             ended = train_in_turn(
                 opened, config, runs, resume, device,
-                lambda run: make_listener(bar, run, config.training.epochs, tensorboard),
+                lambda run: make_listener(bar, run, config.training.epochs), trackers,
             )  # fmt: skip
         for run, progress in ended:
             records[str(run.folder)] = progress.history[progress.best_epoch - 1]
@@ -130,11 +132,10 @@ def train_runs(
     return records
 
 
-def make_listener(bar: Progress, run: "Run", epochs: int, tensorboard: bool) -> Any:
+def make_listener(bar: Progress, run: "Run", epochs: int) -> Any:
     """Return a listener that draws a run's bar, with the losses and the validation scores."""
     from mmerc.training import Listener
 
-    writer = _tensorboard_writer(run.folder) if tensorboard else None
     name = "" if run.fold is None else f" fold {run.fold}"
     task = bar.add_task(f"seed {run.seed}{name}", total=None, note="")
 
@@ -149,22 +150,8 @@ def make_listener(bar: Progress, run: "Run", epochs: int, tensorboard: bool) -> 
         def epoch(self, record: dict[str, Any]) -> None:
             validation = record["validation"]
             self.scores = f" │ validation wF1 {100 * validation['weighted_f1']:.2f}"
-            if writer is not None:
-                for key, value in record["losses"].items():
-                    writer.add_scalar(f"loss/{key}", value, record["epoch"])
-                for key in ("weighted_f1", "macro_f1", "accuracy"):
-                    writer.add_scalar(f"validation/{key}", validation[key], record["epoch"])
-                writer.flush()
 
     return Drawing()
-
-
-def _tensorboard_writer(folder: Path) -> Any:
-    from mmerc.extras import needed
-
-    with needed("--tensorboard", "mmerc[tensorboard]"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def _show(records: dict[str, dict[str, Any]], out: Path) -> None:

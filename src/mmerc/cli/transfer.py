@@ -15,6 +15,7 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
     console,
     results_of,
@@ -40,6 +41,7 @@ def transfer(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
     """Train a model on each corpus, test it on all; the matrix train × test.
 
@@ -73,7 +75,7 @@ def transfer(
     for warning in shared.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     cells = plan_transfer(model, opened, shared.names, out, range(seeds), folds, given, *layers)
-    failed = run_cells(cells, jobs, device, engine, gpus)
+    failed = run_cells(cells, jobs, device, engine, gpus, track)
     if results := results_of(cells):
         targets = [Target.of(corpus, folds) for corpus in opened]
         with one_thread(), console.status("testing on the other corpora"):
