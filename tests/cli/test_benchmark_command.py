@@ -117,32 +117,32 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
 def test_what_choosing_on_test_would_report(
     benchmark: Command, corpora: list[Corpus], tmp_path: Path
 ) -> None:
-    out, corpus = tmp_path / "out", corpora[1].path
+    out, corpus = tmp_path / "out", corpora[0].path
     code, said, err = benchmark("--oracle", corpora=corpus)
     assert code == 0, err
-    assert "12 run(s) in 2 row(s): 0 done, 12 to go" in said
+    assert "4 run(s) in 2 row(s): 0 done, 4 to go" in said
     assert "oracle epoch" in said
     assert "not a result" in said
-    watched = rows_of(out, "folds")
+    watched = rows_of(out, "meld")
     for row in watched:
         assert row.pop("oracle_weighted_f1").keys() == {"mean", "sd"}
         assert row.pop("oracle_weighted_f1_by_seed").keys() == {"0", "1"}
-    assert (out / "folds" / "text-only" / "seed-0" / "fold-0" / "oracle.parquet").exists()
+    assert (out / "meld" / "text-only" / "seed-0" / "oracle.parquet").exists()
 
     code, said, err = benchmark(corpora=corpus)
     assert code == 0, err
-    assert "12 done, 0 to go" in said
+    assert "4 done, 0 to go" in said
     assert "oracle" not in said
-    assert rows_of(out, "folds") == watched
+    assert rows_of(out, "meld") == watched
 
     code, said, err = benchmark("--oracle", corpora=corpus)
     assert code == 0, err
-    assert "12 done, 0 to go" in said
+    assert "4 done, 0 to go" in said
     shutil.rmtree(out)
     assert benchmark(corpora=corpus)[0] == 0
     result = benchmark("--oracle", corpora=corpus)
-    assert_refused(result, "12 run(s) failed", "not watched on these test data: delete the folder")
-    assert rows_of(out, "folds")
+    assert_refused(result, "4 run(s) failed", "not watched on these test data: delete the folder")
+    assert rows_of(out, "meld")
 
 
 @pytest.mark.slow
