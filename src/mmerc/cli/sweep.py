@@ -41,44 +41,55 @@ if TYPE_CHECKING:
     Choices = tuple[dict[str, list[Any]], dict[str, Range]]
 
 Sampler = Literal["grid", "random", "tpe"]
+Models = Annotated[str, typer.Option(help="Names, comma-separated; `all`.")]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
+]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option("--range", help="key=low:high[:log], for `random` and `tpe`. Repeatable."),
+]
+Samplers = Annotated[
+    Sampler,
+    typer.Option(help="`grid`: every combination; `random` draws; `tpe` learns from the earlier trials."),
+]
+Trials = Annotated[
+    int | None, typer.Option(help="Trials of each model on each corpus, for `random` and `tpe`.", min=1)
+]
+DrawSeed = Annotated[int, typer.Option(help="Seed of `random` and `tpe`.", min=0)]
+Prune = Annotated[
+    bool,
+    typer.Option(
+        "--prune", help="With `tpe`: end a trial whose first run is below the median of the earlier ones."
+    ),
+]
+TrialSeeds = Annotated[int, typer.Option(help="Runs of each trial, with the seeds 0, 1, …", min=1)]
+TestFolds = Annotated[
+    str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
+]
+Best = Annotated[
+    Path | None,
+    typer.Option(help="Write --settings with the best trials added (not --set), for `mmerc benchmark`."),
+]
+OnTest = Annotated[bool, typer.Option("--test", help="Score every trial on test, too (figure 9).")]
 
 
 def sweep(
-    models: Annotated[str, typer.Option(help="Names, comma-separated; `all`.")],
+    models: Models,
     corpora: Corpora,
     out: StudyFolder,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(help="key=v1,v2,…, such as network.alpha_similarity=0,0.3,1. Repeatable."),
-    ] = None,
-    ranges: Annotated[
-        list[str] | None,
-        typer.Option("--range", help="key=low:high[:log], for `random` and `tpe`. Repeatable."),
-    ] = None,
-    sampler: Annotated[
-        Sampler,
-        typer.Option(help="`grid`: every combination; `random` draws; `tpe` learns from the earlier trials."),
-    ] = "grid",
-    trials: Annotated[
-        int | None, typer.Option(help="Trials of each model on each corpus, for `random` and `tpe`.", min=1)
-    ] = None,
-    draw_seed: Annotated[int, typer.Option(help="Seed of `random` and `tpe`.", min=0)] = 0,
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune", help="With `tpe`: end a trial whose first run is below the median of the earlier ones."
-        ),
-    ] = False,
-    seeds: Annotated[int, typer.Option(help="Runs of each trial, with the seeds 0, 1, …", min=1)] = 1,
-    folds: Annotated[
-        str | None, typer.Option(help="Test folds to leave out in turn, such as 0 or 0,2; by default all.")
-    ] = None,
+    grid: Grids = None,
+    ranges: Ranges = None,
+    sampler: Samplers = "grid",
+    trials: Trials = None,
+    draw_seed: DrawSeed = 0,
+    prune: Prune = False,
+    seeds: TrialSeeds = 1,
+    folds: TestFolds = None,
     settings: SettingsFile = None,
-    best: Annotated[
-        Path | None,
-        typer.Option(help="Write --settings with the best trials added (not --set), for `mmerc benchmark`."),
-    ] = None,
-    test: Annotated[bool, typer.Option("--test", help="Score every trial on test, too (figure 9).")] = False,
+    best: Best = None,
+    test: OnTest = False,
     assignments: Assignments = None,
     jobs: Jobs = 0,
     device: Device = "auto",
@@ -88,18 +99,16 @@ def sweep(
 ) -> None:
     """Train trials of settings; the best is the one with the best validation score.
 
-    The test split is not read unless `--test` asks for it, and it chooses nothing. Cut off, the same command
-    goes on.
+    The test split, which only `--test` reads, chooses nothing. Cut off, the same command goes on.
     """
     import yaml
 
     from mmerc.config import merge, parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
     from mmerc.experiments.sweep import grid_trials, plan_sweep, random_trials
-    from mmerc.experiments.tuning import Space, require_optuna
+    from mmerc.experiments.tuning import Space
     from mmerc.storage import write_text
 
-    names = model_names(models)
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
     space = _space(grid or [], ranges or [], sampler, trials, prune)
@@ -112,21 +121,16 @@ def sweep(
         base=parse_overrides(assignments or []),
         test="frozen" if test else "never",
     )
-    pairs = list(product(opened, names))
+    pairs = list(product(opened, model_names(models)))
     if sampler == "tpe":
-        require_optuna()
         run = runner(jobs, device, engine, gpus, track)
         plans = [partial(_cell, plan, name, corpus) for corpus, name in pairs]
         found, failed = _tune(plans, Space(*space), draw_seed, trials or 0, prune, processes_of(jobs), run)
     else:
         values = random_trials(*space, trials, draw_seed) if trials else grid_trials(space[0])
         found = [Tried(plan([name], [corpus], values), values) for corpus, name in pairs]
-        cells = [cell for tried in found for cell in tried.cells]
-        failed = run_cells(cells, jobs, device, engine, gpus, track)
-    chosen: dict[str, Any] = {}
-    for (corpus, name), tried in zip(pairs, found, strict=True):
-        if won := show_trials(corpus.name, name, tried, out / corpus.name / name):
-            chosen = merge(chosen, {corpus.name: {name: won}})
+        failed = run_cells([c for tried in found for c in tried.cells], jobs, device, engine, gpus, track)
+    chosen = _show(pairs, found, out)
     if best is not None:
         write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
         say_files([best])
@@ -184,6 +188,7 @@ def _space(
         ConfigError: it is nothing, or the options contradict each other.
     """
     from mmerc.experiments.sweep import read_choices, read_range
+    from mmerc.experiments.tuning import require_optuna
 
     if sampler == "grid" and (ranges or trials):
         option = "--range" if ranges else "--trials"
@@ -194,7 +199,20 @@ def _space(
         raise ConfigError("--prune needs --sampler tpe: the trials of others do not wait for each other")
     if not grid and not ranges:
         raise ConfigError("nothing to try: give --grid key=v1,v2,… or --range key=low:high")
+    if sampler == "tpe":
+        require_optuna()
     return dict(map(read_choices, grid)), dict(map(read_range, ranges))
+
+
+def _show(pairs: "list[tuple[Corpus, str]]", found: "list[Tried]", out: Path) -> dict[str, Any]:
+    """Show the trials of each model on each corpus; return the best ones as settings."""
+    from mmerc.config import merge
+
+    chosen: dict[str, Any] = {}
+    for (corpus, name), tried in zip(pairs, found, strict=True):
+        if won := show_trials(corpus.name, name, tried, out / corpus.name / name):
+            chosen = merge(chosen, {corpus.name: {name: won}})
+    return chosen
 
 
 def _fold_numbers(text: str | None) -> list[int] | None:
