@@ -43,9 +43,9 @@ class Measurement:
     mib_added: float  # by training, at its peak
 
     @property
-    def gemm_equivalents(self) -> float:
-        """Return what an epoch takes in matrix products of this machine, in 10¹² operations."""
-        return self.epoch_seconds * self.gemm_rate / 1000
+    def times_arithmetic(self) -> float:
+        """Return the seconds of an epoch over those of its arithmetic at the rate of a large product."""
+        return self.epoch_seconds * self.gemm_rate / 1000 / self.arithmetic
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ def cpu_name() -> str:
 def append(folder: Path, measurement: Measurement) -> None:
     """Add a line to the history in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(measurement) | {"gemm_equivalents": measurement.gemm_equivalents})
+    line = json.dumps(asdict(measurement) | {"times_arithmetic": measurement.times_arithmetic})
     with (folder / LINES).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -88,7 +88,7 @@ def draw(folder: Path) -> None:
 
 
 def _panels(history: pd.DataFrame) -> Figure:
-    """Return a panel for each model: GEMM-equivalents per epoch, measurement after measurement."""
+    """Return a panel for each model: × arithmetic of an epoch, measurement after measurement."""
     columns, looks = 4, {shape: look(k) for k, shape in enumerate(SHAPES)}
     models = list(dict.fromkeys(history["model"]))
     rows = -(-len(models) // columns)
@@ -103,12 +103,9 @@ def _panels(history: pd.DataFrame) -> Figure:
                 published = model in PUBLICATIONS and preset == PUBLICATIONS[model].preset
                 fill = "white" if published else style.color
                 axes.plot(
-                    range(1, len(group) + 1), group["gemm_equivalents"], color=style.color,
+                    range(1, len(group) + 1), group["times_arithmetic"], color=style.color,
                     marker=style.marker, linestyle=style.line, markerfacecolor=fill,
                 )  # fmt: skip
-            if model in PUBLICATIONS and shape in PUBLICATIONS[model].limits:
-                limit = PUBLICATIONS[model].limits[shape]
-                axes.axhline(limit, color=style.color, linewidth=0.6, linestyle=":")
         axes.set(title=model, xlim=(0.5, longest + 0.5), ylim=(0, 1.05 * axes.get_ylim()[1]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = [
@@ -116,6 +113,6 @@ def _panels(history: pd.DataFrame) -> Figure:
         for style in looks.values()
     ]
     figure.legend(handles, list(looks), loc="outside upper center", ncols=len(looks))
-    figure.supxlabel("measurement; hollow: the publication's sizes; dotted: limit", fontsize=7.5, color=MUTED)
-    figure.supylabel("10¹² GEMM-equivalents per epoch", fontsize=7.5)
+    figure.supxlabel("measurement; hollow: the publication's sizes", fontsize=7.5, color=MUTED)
+    figure.supylabel("epoch, × its arithmetic", fontsize=7.5)
     return figure

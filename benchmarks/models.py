@@ -36,7 +36,7 @@ from mmerc.corpus import Corpus
 from mmerc.errors import MmercError
 from mmerc.task import Task
 from mmerc.training import Listener, Trainer
-from publications import PUBLICATIONS, configured, parse_models
+from publications import configured, parse_models
 from shapes import SHAPES, clock, gemm_rate, write_noise
 
 KIBIBYTES = 1 / 1024 if sys.platform == "darwin" else 1.0  # in a unit of ru_maxrss
@@ -167,14 +167,14 @@ def print_costs(shape: str, found: Iterator[list[Measurement]], threads: Sequenc
         f"(test {splits['test'][0]:,}, {splits['test'][1]:,}), widths "
         f"{'/'.join(map(str, SHAPES[shape].widths.values()))}, {len(SHAPES[shape].labels)} classes\n"
     )
-    timed = ["s epoch", "s test", "GEMM-eq."]
+    timed = ["s epoch", "s test", "× arithmetic"]
     columns = [f"{column}, {n} thread{'s' * (n > 1)}" for n in threads for column in timed]
     head = ["model", "batch", "parameters", "arithmetic", *columns, "MiB loaded", "MiB added"]
     print(f"| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}")
     everything = []
     for row in found:
         m = row[0]
-        times = [f"{x.epoch_seconds:.2f} | {x.test_seconds:.2f} | {x.gemm_equivalents:.2f}" for x in row]
+        times = [f"{x.epoch_seconds:.2f} | {x.test_seconds:.2f} | {x.times_arithmetic:.1f}" for x in row]
         print(
             f"| {m.name} | {m.batch} | {m.parameters:,} | {m.arithmetic:.3f} | {' | '.join(times)} | "
             f"{m.mib_loaded:.0f} | {m.mib_added:.0f} |",
@@ -183,38 +183,6 @@ def print_costs(shape: str, found: Iterator[list[Measurement]], threads: Sequenc
         everything += row
     print()
     return everything
-
-
-def print_limits(found: Sequence[Measurement]) -> None:
-    """Print what was aimed at beside what was measured with one thread."""
-    head = [
-        "GEMM-eq.", "limit", "× arithmetic", "published code", "faster by",
-        "GiB at the peak", "limit", "published code",
-    ]  # fmt: skip
-    print(f"| model | corpus | {' | '.join(head)} |\n| --- | --- |{' ---: |' * len(head)}")
-    for m in found:
-        if m.model not in PUBLICATIONS or m.threads != 1:
-            continue
-        aim, cost, memory = PUBLICATIONS[m.model], m.gemm_equivalents, (m.mib_loaded + m.mib_added) / 1024
-        published = aim.published.get(m.shape)
-        cells = [
-            f"{cost:.2f}",
-            verdict(cost, aim.limits.get(m.shape)),
-            f"{cost / m.arithmetic:.1f}",
-            f"{published or ''}",
-            f"{published / cost:.1f}" if published else "",
-            f"{memory:.1f}",
-            verdict(memory, aim.memory_limits.get(m.shape)),
-            f"{aim.published_memory.get(m.shape, '')}",
-        ]
-        print(f"| {m.name} | {m.shape.upper()} | {' | '.join(cells)} |")
-
-
-def verdict(value: float, limit: float | None) -> str:
-    """Return the limit, and whether the value misses it; nothing where there is none."""
-    if limit is None:
-        return ""
-    return f"{limit}" if value <= limit else f"{limit}, **missed**"
 
 
 def main() -> None:
@@ -247,7 +215,6 @@ def main() -> None:
     for shape, configs in runs.items():
         rows = measurements(shape, configs, threads, arguments.repeats)
         found += print_costs(shape, rows, threads)
-    print_limits(found)
     if not overrides:
         for measurement in found:
             append(arguments.history, measurement)

@@ -1,4 +1,4 @@
-"""The models in the sizes of their publications, what the published code takes, and what ours may take."""
+"""The models in the sizes of their publications."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,36 +8,20 @@ from mmerc.models import MODELS, resolve
 
 
 class Publication(NamedTuple):
-    """A preset with a publication's sizes and batches, and costs by shape of the corpus.
-
-    Costs are in 10¹² GEMM-equivalents per training epoch, one thread. Those of the published code were
-    measured with it, once, on another machine.
-    """
+    """A preset with a publication's sizes and batches."""
 
     preset: str
-    limits: dict[str, float]  # shape → what an epoch may take
-    settings: Mapping[str, dict[str, Any]] = {}  # shape → what differs from the preset there
-    published: Mapping[str, float] = {}  # shape → what the published code takes
-    memory_limits: Mapping[str, float] = {}  # shape → GiB of the whole process, at its peak
-    published_memory: Mapping[str, float] = {}  # shape → GiB that the published code takes
+    settings: Mapping[str, dict[str, Any]] = {}  # shape of the corpus → what differs from the preset there
 
 
 PUBLICATIONS = {
-    "df-erc": Publication(
-        "paper",
-        limits={"meld": 0.8, "iemocap": 1.2},
-        settings={"iemocap": {"training": {"batch_size": 4}}},
-    ),
+    "df-erc": Publication("paper", {"iemocap": {"training": {"batch_size": 4}}}),
     "mm-dfn": Publication(
-        "official",
-        limits={"meld": 2.0, "iemocap": 2.5},
-        settings={"meld": {"network": {"speaker_weights": {"audio": 0.5, "visual": 0.5, "text": 1.5}}}},
-        published={"meld": 20.9, "iemocap": 22.8},
+        "official", {"meld": {"network": {"speaker_weights": {"audio": 0.5, "visual": 0.5, "text": 1.5}}}}
     ),
     "cfn-esa": Publication(
         "official",
-        limits={"meld": 5.0, "iemocap": 8.0},
-        settings={
+        {
             "meld": {"network": {"recompute": False}},  # on IEMOCAP that would take too much memory
             "iemocap": {
                 "network": {
@@ -51,11 +35,8 @@ PUBLICATIONS = {
                 "training": {"batch_size": 32},
             },
         },
-        published={"meld": 15.5, "iemocap": 24.0},
-        memory_limits={"iemocap": 3.0},
-        published_memory={"meld": 5.7, "iemocap": 14.2},
     ),
-    "mmgcn": Publication("paper", limits={"meld": 1.0}, published={"meld": 3.8, "iemocap": 5.1}),
+    "mmgcn": Publication("paper"),
 }
 
 

@@ -102,7 +102,7 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     assert "meld, test split, %, mean ± sd over 2 seeds" in said
     assert "folds, test folds pooled, %, mean ± sd over 2 seeds" in said
     folder = out / "folds" / "text-only"
-    code, shown, err = mmerc("evaluate", folder, "--corpus", corpora[1].path)
+    code, _, err = mmerc("evaluate", folder, "--corpus", corpora[1].path)
     assert code == 0, err
     assert rows_of(out, "folds")[0]["test"]["runs"] == 2
 
@@ -113,15 +113,37 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert all(row.get("against", "text-only") == "text-only" for row in rows_of(out, "meld"))
 
-    code, said, err = benchmark("--oracle", corpora=corpora[1].path)
+
+@pytest.mark.usefixtures("here")
+def test_what_choosing_on_test_would_report(
+    benchmark: Command, corpora: list[Corpus], tmp_path: Path
+) -> None:
+    out, corpus = tmp_path / "out", corpora[0].path
+    code, said, err = benchmark("--oracle", corpora=corpus)
     assert code == 0, err
-    assert "24 run(s) in 4 row(s): 12 done, 12 to go" in said
+    assert "4 run(s) in 2 row(s): 0 done, 4 to go" in said
     assert "oracle epoch" in said
     assert "not a result" in said
-    for row in rows_of(out, "folds"):
-        assert row["oracle_weighted_f1"].keys() == {"mean", "sd"}
-    assert (out / "oracle" / "folds" / "text-only" / "seed-0" / "fold-0" / "oracle.parquet").exists()
-    assert mmerc("evaluate", folder, "--corpus", corpora[1].path)[1] == shown
+    watched = rows_of(out, "meld")
+    for row in watched:
+        assert row.pop("oracle_weighted_f1").keys() == {"mean", "sd"}
+        assert row.pop("oracle_weighted_f1_by_seed").keys() == {"0", "1"}
+    assert (out / "meld" / "text-only" / "seed-0" / "oracle.parquet").exists()
+
+    code, said, err = benchmark(corpora=corpus)
+    assert code == 0, err
+    assert "4 done, 0 to go" in said
+    assert "oracle" not in said
+    assert rows_of(out, "meld") == watched
+
+    code, said, err = benchmark("--oracle", corpora=corpus)
+    assert code == 0, err
+    assert "4 done, 0 to go" in said
+    shutil.rmtree(out)
+    assert benchmark(corpora=corpus)[0] == 0
+    result = benchmark("--oracle", corpora=corpus)
+    assert_refused(result, "4 run(s) failed", "not watched on these test data: delete the folder")
+    assert rows_of(out, "meld")
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from mmerc.experiments.benchmark import (
     settings_for,
     tables,
     uses_folds,
-    watched,
 )
 from mmerc.experiments.cells import Cell, Result
 from mmerc.experiments.comparison import Comparison
 from mmerc.experiments.runs import Run
-from mmerc.metrics import ClassScores, Scores, Spread
+from mmerc.metrics import ClassScores, Scores
 from mmerc.models import resolve
 from tiny import LABELS, write
 from tiny import tables as tiny_tables
@@ -99,13 +99,10 @@ def test_what_cannot_be_planned(corpus: Corpus, tmp_path: Path) -> None:
         plan_benchmark(["text-only"], [deaf], tmp_path, [0], False, {})
 
 
-def test_a_watched_cell_has_a_tree_of_its_own(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_watched_run_is_the_same_run(corpus: Corpus, tmp_path: Path) -> None:
     (cell,) = plan_benchmark(["df-erc"], [corpus], tmp_path, range(2), True, {})
-    twin = watched(cell, tmp_path)
-    assert (twin.name, twin.config, twin.corpus, twin.test) == (cell.name, cell.config, cell.corpus, "oracle")
-    assert twin.folder == tmp_path / "oracle" / "tiny" / "df-erc"
-    for one, other in zip(cell.runs, twin.runs, strict=True):
-        assert other == one._replace(folder=tmp_path / "oracle" / one.folder.relative_to(tmp_path))
+    (watched,) = plan_benchmark(["df-erc"], [corpus], tmp_path, range(2), True, {}, watched=True)
+    assert watched == replace(cell, test="watched")
 
 
 # Settings
@@ -195,7 +192,7 @@ def test_corpora_are_told_apart_by_name(corpus: Corpus, meld: Corpus, tmp_path: 
         open_corpora([tmp_path / "gone"])
 
 
-@pytest.mark.parametrize("name", ["oracle", "a/b", "..", ".", ""])
+@pytest.mark.parametrize("name", ["a/b", "..", ".", ""])
 def test_names_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot have a folder; import it with another --name"):
         open_corpora([write(tmp_path / "c", name=name).path])
@@ -244,12 +241,16 @@ def test_the_title_says_what_was_scored(corpus: Corpus) -> None:
 
 
 def test_the_oracle_epoch_is_said_to_be_no_result(corpus: Corpus) -> None:
-    results = [make_result("df-erc", 0.5), make_result("text-only", 0.4)]
-    (grid, _), records = tables(compared("tiny", *results), corpus, {"df-erc": Spread(0.55, 0.01)})
+    honest, seen, other = (
+        make_result(model, f1) for model, f1 in (("df-erc", 0.5), ("df-erc", 0.55), ("tfn", 0.4))
+    )
+    watched = replace(honest, oracle=seen.scores)
+    (grid, _), records = tables(compared("tiny", watched, other), corpus)
     column = list(grid.header).index("oracle epoch")
-    assert [row[column] for row in grid.rows] == ["55.00 ± 1.00", "–"]
+    assert [row[column] for row in grid.rows] == ["55.00 (+5.00)", "–"]
     assert any("not a result" in note for note in grid.notes)
-    assert records[0]["oracle_weighted_f1"] == {"mean": 0.55, "sd": 0.01}
+    assert records[0]["oracle_weighted_f1"] == {"mean": 0.55, "sd": None}
+    assert records[0]["oracle_weighted_f1_by_seed"] == {"0": 0.55}
     assert "oracle_weighted_f1" not in records[1]
-    (grid, _), _ = tables(compared("tiny", *results), corpus, {})
+    (grid, _), _ = tables(compared("tiny", honest, other), corpus)
     assert "oracle epoch" not in grid.header

@@ -1,21 +1,17 @@
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpus import Corpus
 from mmerc.errors import TrainingError
-from mmerc.evaluation import evaluate, score_table
+from mmerc.evaluation import evaluate
 from mmerc.experiments.cells import (
     Cell,
-    Outcome,
     fingerprint,
     finished_seeds,
     pending,
@@ -23,12 +19,11 @@ from mmerc.experiments.cells import (
     run_jobs,
     validation_of,
 )
-from mmerc.experiments.listeners import Oracle, Stopwatch
+from mmerc.experiments.listeners import Stopwatch
 from mmerc.experiments.runs import train_in_turn
-from mmerc.training import Listener, train
-from tiny import config, in_this_process, tables, task, write, written
-
-RUN = config("df-erc", epochs=2)
+from mmerc.training import Listener
+from planned import RUN, content, copied, cut_after_one_epoch, finish, moved, run
+from tiny import config, in_this_process, tables, write, written
 
 
 @pytest.fixture(scope="module")
@@ -38,67 +33,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
-    """A cell on splits, one over folds, and each once more watched on test; two seeds."""
+    """A cell on splits and one over folds; two seeds."""
     out = tmp_path_factory.mktemp("cells")
     cells = {
-        name: replace(
-            Cell.of(name, corpus, RUN, out / name, range(2), "folds" in name),
-            test="oracle" if "oracle" in name else "frozen",
-        )
-        for name in ("splits", "folds", "oracle", "oracle-folds")
+        name: Cell.of(name, corpus, RUN, out / name, range(2), name == "folds")
+        for name in ("splits", "folds")
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
-        assert [o.error for o in run_jobs(pending(list(cells.values())), 1)] == [None] * 16
+    finish(*cells.values())
     return cells
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run in this process: starting another takes seconds."""
-    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
 
 
 @pytest.fixture
 def cell(finished: dict[str, Cell], tmp_path: Path) -> Cell:
     """A copy of the cell on splits."""
     return copied(finished["splits"], tmp_path / "copy")
-
-
-def copied(cell: Cell, folder: Path) -> Cell:
-    shutil.copytree(cell.folder, folder)
-    return moved(cell, folder)
-
-
-def moved(cell: Cell, folder: Path) -> Cell:
-    runs = [run._replace(folder=folder / run.folder.relative_to(cell.folder)) for run in cell.runs]
-    return replace(cell, folder=folder, runs=tuple(runs))
-
-
-def content(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """All files below a folder, with the time of their writing."""
-    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
-
-
-def run(*cells: Cell) -> list[Outcome]:
-    return list(run_jobs(pending(cells), 1, "cpu"))
-
-
-def cut_after_one_epoch(corpus: Corpus, cell: Cell, listener: Callable[[Path], Listener]) -> None:
-    """Do what a run does until its first epoch is over."""
-
-    class Cut(Listener):
-        def __init__(self, folder: Path) -> None:
-            self.inner = listener(folder)
-            self.validated = self.inner.validated  # type: ignore[method-assign]  # the inner one's in place of its own
-
-        def epoch(self, record: dict[str, Any]) -> None:
-            self.inner.epoch(record)
-            raise InterruptedError
-
-    for one in cell.runs:
-        with pytest.raises(InterruptedError):
-            train(task(corpus, cell.config, one.seed), one.folder, listener=Cut(one.folder), device="cpu")
 
 
 # What is done
@@ -147,42 +95,28 @@ def test_a_folder_of_mmerc_train_is_finished_without_training(
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("name", ["splits", "oracle"])
-def test_a_run_that_was_cut_goes_on(
-    corpus: Corpus, finished: dict[str, Cell], tmp_path: Path, name: str
-) -> None:
-    def listener(folder: Path) -> Listener:
-        if name == "splits":
-            return Stopwatch(folder)
-        return Oracle(folder, task(corpus, RUN), corpus.split("test"), fingerprint(corpus))
-
-    cell = moved(finished[name], tmp_path / "cell")
-    cut_after_one_epoch(corpus, cell, listener)
+def test_a_run_that_was_cut_goes_on(corpus: Corpus, finished: dict[str, Cell], tmp_path: Path) -> None:
+    cell = moved(finished["splits"], tmp_path / "cell")
+    cut_after_one_epoch(corpus, cell, Stopwatch)
     assert result_of(cell) is None
     assert [o.error for o in run(cell)] == [None, None]
-    for mine, theirs in zip(cell.runs, finished[name].runs, strict=True):
+    for mine, theirs in zip(cell.runs, finished["splits"].runs, strict=True):
         assert written(mine.folder) == written(theirs.folder)
-        assert cell.predictions is not None
-        found, expected = (pd.read_parquet(r.folder / cell.predictions) for r in (mine, theirs))
-        pd.testing.assert_frame_equal(found, expected)
+        assert (mine.folder / "test.parquet").read_bytes() == (theirs.folder / "test.parquet").read_bytes()
         assert len(json.loads((mine.folder / "speed.json").read_text(encoding="utf-8"))["seconds"]) == 2
 
 
 @pytest.mark.usefixtures("here")
 def test_notes_of_an_attempt_that_left_nothing_are_not_used(
-    corpus: Corpus, finished: dict[str, Cell], tmp_path: Path
+    finished: dict[str, Cell], tmp_path: Path
 ) -> None:
-    cell = moved(finished["oracle"], tmp_path / "cell")
+    cell = moved(finished["splits"], tmp_path / "cell")
     for one in cell.runs:
         one.folder.mkdir(parents=True)
         (one.folder / "speed.json").write_text('{"seconds": [9, 9, 9]}', encoding="utf-8")
-        (one.folder / "oracle.json").write_text('{"weighted_f1": 1.0, "data": "other"}', encoding="utf-8")
     assert [o.error for o in run(cell)] == [None, None]
-    for mine, theirs in zip(cell.runs, finished["oracle"].runs, strict=True):
-        assert (mine.folder / "oracle.json").read_text(encoding="utf-8") == (
-            theirs.folder / "oracle.json"
-        ).read_text(encoding="utf-8")
-        assert len(json.loads((mine.folder / "speed.json").read_text(encoding="utf-8"))["seconds"]) == 2
+    for one in cell.runs:
+        assert len(json.loads((one.folder / "speed.json").read_text(encoding="utf-8"))["seconds"]) == 2
 
 
 @pytest.mark.usefixtures("here")
@@ -249,43 +183,35 @@ def test_the_fingerprint_is_that_of_the_data(corpus: Corpus, tmp_path: Path) -> 
 def test_a_corpus_that_was_rewritten(finished: dict[str, Cell], tmp_path: Path) -> None:
     frame, features = tables()
     same = write(tmp_path / "corpus")
-    cells = {
-        name: replace(copied(finished[name], tmp_path / name), corpus=same.path)
-        for name in ("splits", "oracle")
-    }
-    assert pending(list(cells.values())) == []
+    cell = replace(copied(finished["splits"], tmp_path / "cell"), corpus=same.path)
+    assert pending([cell]) == []
 
     # Other test labels: training stays as it is, but not the scores.
     test = frame["split"] == "test"
     frame.loc[test, "label"] = np.roll(frame.loc[test, "label"], 1)
     other = write(tmp_path / "corpus", frame, features)
-    assert len(pending(list(cells.values()))) == 4
-    before = written(cells["splits"].runs[0].folder)
-    assert [o.error for o in run(cells["splits"])] == [None, None]
-    assert written(cells["splits"].runs[0].folder) == before
-    result = result_of(cells["splits"])
+    assert len(pending([cell])) == 2
+    before = written(cell.runs[0].folder)
+    assert [o.error for o in run(cell)] == [None, None]
+    assert written(cell.runs[0].folder) == before
+    result = result_of(cell)
     assert result is not None
-    assert result.scores[0] == evaluate(cells["splits"].runs[0].folder, other)[0].scores
-    assert all(
-        "not watched on these data: delete the folder" in (o.error or "") for o in run(cells["oracle"])
-    )
-    assert result_of(cells["oracle"]) is None
+    assert result.scores[0] == evaluate(cell.runs[0].folder, other)[0].scores
 
     # Other features: another run.
     features["text"] = features["text"]._replace(values=features["text"].values + 1)
     write(tmp_path / "corpus", frame, features)
-    assert all("belongs to another run" in (o.error or "") for o in run(cells["splits"]))
-    assert result_of(cells["splits"]) is None
+    assert all("belongs to another run" in (o.error or "") for o in run(cell))
+    assert result_of(cell) is None
 
 
 # Failures
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("test", ["frozen", "oracle"])
-def test_a_loss_that_is_not_finite(corpus: Corpus, tmp_path: Path, test: Literal["frozen", "oracle"]) -> None:
+def test_a_loss_that_is_not_finite(corpus: Corpus, tmp_path: Path) -> None:
     diverging = config(learning_rate=1e30, clip_norm=0, batch_size=100, warmup_steps=0)
-    cell = replace(Cell.of("bad", corpus, diverging, tmp_path, [0], False), test=test)
+    cell = Cell.of("bad", corpus, diverging, tmp_path, [0], False)
     (outcome,) = run(cell)
     assert "not finite; try a lower training.learning_rate" in (outcome.error or "")
     assert (tmp_path / "seed-0" / "error.txt").read_text(encoding="utf-8") == f"{outcome.error}\n"
@@ -405,43 +331,3 @@ def test_a_cell_that_leaves_the_test_split_alone(finished: dict[str, Cell], tmp_
     assert not list(cell.folder.rglob("*.parquet"))
     assert written(cell.runs[0].folder) == written(finished["splits"].runs[0].folder)
     assert [job.run for job in pending([replace(cell, test="frozen")])] == list(cell.runs)
-
-
-# The epoch that is best on test
-
-
-@pytest.mark.parametrize("folds", [False, True])
-def test_watching_changes_nothing(finished: dict[str, Cell], folds: bool) -> None:
-    honest, watched = (finished[n] for n in (("folds", "oracle-folds") if folds else ("splits", "oracle")))
-    labels = Corpus.open(honest.corpus).labels
-    for one, other in zip(honest.runs, watched.runs, strict=True):
-        assert written(one.folder) == written(other.folder)
-        chosen = score_table(pd.read_parquet(one.folder / "test.parquet"), labels).weighted_f1
-        best = score_table(pd.read_parquet(other.folder / "oracle.parquet"), labels).weighted_f1
-        assert best >= chosen - 1e-12
-        assert json.loads((other.folder / "oracle.json").read_text(encoding="utf-8"))["weighted_f1"] == best
-
-
-@pytest.mark.usefixtures("here")
-def test_labels_of_the_test_split_do_not_change_what_is_trained(
-    finished: dict[str, Cell], tmp_path: Path
-) -> None:
-    frame, features = tables()
-    test = frame["split"] == "test"
-    frame.loc[test, "label"] = np.roll(frame.loc[test, "label"], 1)
-    other = write(tmp_path / "c", frame, features)
-    cell = replace(Cell.of("o", other, RUN, tmp_path / "run", [0], False), test="oracle")
-    assert [o.error for o in run(cell)] == [None]
-    assert written(cell.runs[0].folder) == written(finished["oracle"].runs[0].folder)
-    mine, theirs = (c.runs[0].folder / "oracle.parquet" for c in (cell, finished["oracle"]))
-    assert pd.read_parquet(mine)["label"].tolist() != pd.read_parquet(theirs)["label"].tolist()
-
-
-@pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("lost", ["oracle.json", "oracle.parquet"])
-def test_an_oracle_that_lost_its_memory(finished: dict[str, Cell], tmp_path: Path, lost: str) -> None:
-    cell = copied(finished["oracle"], tmp_path / "o")
-    (cell.runs[0].folder / lost).unlink()
-    (cell.runs[0].folder / "done.json").unlink()
-    (outcome,) = run(cell)
-    assert "delete the folder to start over" in (outcome.error or "")

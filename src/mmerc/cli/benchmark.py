@@ -51,7 +51,9 @@ def benchmark(
     ] = None,
     oracle: Annotated[
         bool,
-        typer.Option("--oracle", help="Also what choosing the epoch on test would report. Doubles the work."),
+        typer.Option(
+            "--oracle", help="Also what choosing the epoch on test would report: watch every run on it."
+        ),
     ] = False,
     jobs: Jobs = 0,
     device: Device = "auto",
@@ -74,7 +76,6 @@ def benchmark(
         plan_benchmark,
         read_settings,
         row_name,
-        watched,
     )
     from mmerc.experiments.runs import require_free
 
@@ -83,21 +84,19 @@ def benchmark(
     given = read_settings(settings) if settings else {}
     if unused := given.keys() - {ANY, *(corpus.name for corpus in opened)}:
         log.warning("settings for %s are not used", ", ".join(map(str, unused)))
-    cells = plan_benchmark(names, opened, out, range(seeds), folds, given, parse_overrides(assignments or []))
+    overrides = parse_overrides(assignments or [])
+    cells = plan_benchmark(names, opened, out, range(seeds), folds, given, overrides, watched=oracle)
     if reference is not None and row_name(reference) not in {cell.name for cell in cells}:
         raise ConfigError(f"--reference {reference} is none of the rows: {', '.join(names)}")
     require_free(out, [run for cell in cells for run in cell.runs])
-    seen = [watched(cell, out) for cell in cells] if oracle else []
-    failed = run_cells([*cells, *seen], jobs, device, engine, gpus, track)
+    failed = run_cells(cells, jobs, device, engine, gpus, track)
     for corpus in opened:
-        rows, twins = ([cell for cell in some if cell.corpus == corpus.path] for some in (cells, seen))
-        show_corpus(corpus, rows, twins, row_name(reference) if reference else None, out)
+        rows = [cell for cell in cells if cell.corpus == corpus.path]
+        show_corpus(corpus, rows, row_name(reference) if reference else None, out)
     complain(failed)
 
 
-def show_corpus(
-    corpus: "Corpus", cells: "list[Cell]", watched: "list[Cell]", reference: str | None, out: Path
-) -> None:
+def show_corpus(corpus: "Corpus", cells: "list[Cell]", reference: str | None, out: Path) -> None:
     """Print and write the tables of one corpus."""
     from mmerc.experiments.benchmark import tables
     from mmerc.experiments.comparison import METHOD, Comparison, write_report
@@ -106,9 +105,8 @@ def show_corpus(
     if not found:
         log.warning("%s: no row has a complete seed yet", corpus.name)
         return
-    chosen = {r.cell.name: r.summary.weighted_f1 for r in results_of(watched)}
     comparison = Comparison.of(corpus.name, found, reference)
-    grids, records = tables(comparison, corpus, chosen)
+    grids, records = tables(comparison, corpus)
     for grid in grids:
         results().print(grid.terminal())
     facts = {"corpus": corpus.name, "reference": comparison.reference, "method": METHOD}

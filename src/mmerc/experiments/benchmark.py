@@ -12,13 +12,12 @@ from mmerc.errors import ConfigError
 from mmerc.experiments.cells import Cell, Result
 from mmerc.experiments.comparison import Comparison, protocol
 from mmerc.experiments.published import published_scores
-from mmerc.metrics import Spread
+from mmerc.metrics import summarise
 from mmerc.models import choose_modalities, find, resolve
 from mmerc.system import file_name
 from mmerc.tables import Grid
 
 ANY = "*"  # in a settings file: every corpus, or every model
-ORACLE = "oracle"  # folder of the runs that are watched on test, beside those of the corpora
 
 Settings = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -64,7 +63,7 @@ def open_corpora(paths: Sequence[Path]) -> list[Corpus]:
     """
     corpora = [Corpus.open(path) for path in paths]
     names = [corpus.name for corpus in corpora]
-    if bad := [name for name in names if name.casefold() == ORACLE or file_name(name) != name]:
+    if bad := [name for name in names if file_name(name) != name]:
         raise ConfigError(f"a corpus called {bad[0]!r} cannot have a folder; import it with another --name")
     folders = [name.casefold() for name in names]  # not all file systems tell A from a
     if twice := [name for name in names if folders.count(name.casefold()) > 1]:
@@ -85,6 +84,7 @@ def plan_benchmark(
     folds: bool,
     settings: Settings,
     *layers: Mapping[str, Any],
+    watched: bool = False,
 ) -> list[Cell]:
     """Return a cell per corpus and model.
 
@@ -96,6 +96,7 @@ def plan_benchmark(
         folds: cross-validate where a corpus has splits, too
         settings: overrides by corpus and model
         layers: overrides of every config
+        watched: note what choosing the epoch on test would report
 
     Raises:
         ConfigError: an unknown model or key, a model named twice, or one that a corpus lacks features for.
@@ -112,7 +113,8 @@ def plan_benchmark(
                 choose_modalities(config, list(corpus.modalities))
             row = row_name(name)
             folder = out / corpus.name / row
-            cells.append(Cell.of(row, corpus, config, folder, seeds, uses_folds(corpus, folds)))
+            cell = Cell.of(row, corpus, config, folder, seeds, uses_folds(corpus, folds))
+            cells.append(replace(cell, test="watched") if watched else cell)
     return cells
 
 
@@ -121,44 +123,41 @@ def row_name(name: str) -> str:
     return name.replace(":", "-")
 
 
-def watched(cell: Cell, out: Path) -> Cell:
-    """Return a cell of a benchmark once more, its epochs chosen on test, in a tree of its own."""
-
-    def moved(path: Path) -> Path:
-        return out / ORACLE / path.relative_to(out)
-
-    runs = tuple(run._replace(folder=moved(run.folder)) for run in cell.runs)
-    return replace(cell, folder=moved(cell.folder), runs=runs, test="oracle")
-
-
-def tables(
-    comparison: Comparison, corpus: Corpus, oracle: Mapping[str, Spread] | None = None
-) -> tuple[list[Grid], list[dict[str, Any]]]:
+def tables(comparison: Comparison, corpus: Corpus) -> tuple[list[Grid], list[dict[str, Any]]]:
     """Return the tables of a benchmark on one corpus and the records behind them, best model first.
 
     Args:
         comparison: the results
         corpus: where they come from
-        oracle: per row, weighted F1 of the epoch that is best on test
     """
     columns: dict[str, list[str]] = {}
     notes = []
-    names = [result.cell.name for result in comparison.results]
-    if oracle:
-        columns["oracle epoch"] = [str(oracle.get(name, "–")) for name in names]
-        notes.append("Oracle epoch (chosen on test): the wF1 that such a choice would report; not a result.")
+    if any(result.oracle for result in comparison.results):
+        columns["oracle epoch"] = list(map(_oracle_cell, comparison.results))
+        notes.append(
+            "Oracle epoch: the wF1 that the same runs would report if their epochs were chosen on test, and "
+            "how much more that is than wF1, whose epochs are chosen on validation; not a result."
+        )
     printed = published_scores().get(corpus.name, {})
     found = [printed.get(result.cell.config.model) for result in comparison.results]
     if any(found):
         columns["published wF1 / acc."] = [_published_cell(entry) for entry in found]
         notes.append(_what_differs(comparison.results, corpus))
     records = comparison.records()
-    for record, entry in zip(records, found, strict=True):
+    for record, entry, result in zip(records, found, comparison.results, strict=True):
         record["published"] = entry
-        if oracle and record["name"] in oracle:
-            record["oracle_weighted_f1"] = oracle[record["name"]]._asdict()
+        if result.oracle:
+            record["oracle_weighted_f1"] = summarise(list(result.oracle.values())).weighted_f1._asdict()
+            record["oracle_weighted_f1_by_seed"] = {str(s): x.weighted_f1 for s, x in result.oracle.items()}
     title = f"{corpus.name}, {protocol(comparison.results)}"
     return [comparison.grid(title, notes, columns), comparison.class_grid()], records
+
+
+def _oracle_cell(result: Result) -> str:
+    if not result.oracle:
+        return "–"
+    chosen = summarise(list(result.oracle.values())).weighted_f1
+    return f"{chosen} ({100 * (chosen.mean - result.summary.weighted_f1.mean):+.2f})"
 
 
 def _published_cell(entry: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,8 @@
 
 A cell is one row of a table: a config on a corpus, trained once per seed and fold. Beside its checkpoint a
 finished run holds `test.parquet`, the frozen checkpoint's predictions of its test split, `speed.json`, and
-`done.json`, which says by a hash on what data. `done.json` is written last: where it is, the run is whole.
+`done.json`, which says by a hash on what data, and whether all epochs were watched on test. `done.json` is
+written last: where it is, the run is whole.
 """
 
 import hashlib
@@ -10,8 +11,8 @@ import json
 import statistics
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,7 +26,7 @@ from mmerc.config import RunConfig, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
-from mmerc.experiments.listeners import Oracle, Pruned, Stopwatch, read_notes
+from mmerc.experiments.listeners import ORACLE, Oracle, Pruned, Stopwatch, read_notes
 from mmerc.experiments.runs import Run, plan, task_of
 from mmerc.experiments.tracker_stores import Tracker
 from mmerc.experiments.tracking import train_tracked
@@ -37,6 +38,8 @@ from mmerc.processes import side_by_side
 from mmerc.storage import exclusive, write_json, write_text
 from mmerc.training import Listener
 
+TEST = "test.parquet"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -47,12 +50,12 @@ class Cell:
     config: RunConfig
     folder: Path
     runs: tuple[Run, ...]
-    test: Literal["frozen", "oracle", "never"] = "frozen"  # oracle: by the epoch that is best on test
+    test: Literal["frozen", "watched", "never"] = "frozen"  # when it is read; watched: after every epoch, too
 
     @property
-    def predictions(self) -> str | None:
-        """The file of a run that holds its test predictions; None if the test split is not read."""
-        return {"frozen": "test.parquet", "oracle": "oracle.parquet", "never": None}[self.test]
+    def predictions(self) -> tuple[str, ...]:
+        """The files of a run that hold test predictions: the frozen checkpoint's, then the oracle's."""
+        return {"never": (), "frozen": (TEST,), "watched": (TEST, ORACLE)}[self.test]
 
     @classmethod
     def of(
@@ -98,6 +101,7 @@ class Result:
     parameters: int
     seconds_per_epoch: float | None  # median, beside whatever else ran; None: nobody noted it down
     unfinished: int  # seeds that lack a run
+    oracle: Mapping[int, Scores] = field(default_factory=dict)  # seed → scores of the epochs best on test
 
     @property
     def summary(self) -> Summary:
@@ -108,10 +112,10 @@ class Result:
 def is_done(job: Job, corpus: Corpus) -> bool:
     """Return whether a run is finished with this very config on these very data."""
     folder = job.run.folder
-    files = ["checkpoint.json", *filter(None, [job.cell.predictions])]
-    if not all((folder / name).exists() for name in files):
+    if not all((folder / name).exists() for name in ("checkpoint.json", *job.cell.predictions)):
         return False
-    if read_notes(folder / "done.json").get("data") != fingerprint(corpus):
+    done = read_notes(folder / "done.json")
+    if done.get("data") != fingerprint(corpus) or (job.cell.test == "watched" and not done.get("watched")):
         return False
     try:
         return resolve(job.cell.config.model, read_yaml(folder / "config.yaml")) == job.cell.config
@@ -190,18 +194,18 @@ def _finish(device: str, trackers: Sequence[Tracker], job: Job) -> float:
             "would overwrite it: move it away, or use another --out"
         )
     task = task_of(corpus, job.cell.config, job.run)
-    listener: Listener = Stopwatch(folder)
-    if job.cell.test == "oracle":
+    listeners: list[Listener] = [Stopwatch(folder), *([job.watch()] if job.watch else [])]
+    watched = job.cell.test == "watched"
+    if watched:
         test = corpus.split("test") if fold is None else corpus.fold(fold)["test"]
-        listener = Oracle(folder, task, test, data)
-    watch = [job.watch()] if job.watch else []
-    progress = train_tracked(task, folder, trackers, [listener, *watch], resume=True, device=device)
-    if job.cell.test == "frozen" and job.cell.predictions:
+        listeners.append(Oracle(folder, task, test, data))
+    progress = train_tracked(task, folder, trackers, listeners, resume=True, device=device)
+    if job.cell.test != "never":
         with failures_explained(task.run, choose_device(device)):
-            (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split
+            (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split that counts
         table = predictions(corpus, found.rows, found.probabilities)
-        write_predictions(folder / job.cell.predictions, table)
-    write_json(folder / "done.json", {"data": data})
+        write_predictions(folder / TEST, table)
+    write_json(folder / "done.json", {"data": data, "watched": watched})
     return progress.best_score
 
 
@@ -223,11 +227,11 @@ def result_of(cell: Cell) -> Result | None:
     """Read what a cell's runs left; None if no seed is complete, or if its test split is not to be read."""
     corpus = Corpus.open(cell.corpus)
     done = finished_seeds(cell, corpus)
-    file = cell.predictions
-    if not done or file is None:
+    if not done or cell.test == "never":
         return None
     labels = corpus.labels
-    tables = {seed: _pooled(runs, file) for seed, runs in done.items()}
+    tables = {seed: _pooled(runs, TEST) for seed, runs in done.items()}
+    watched = done if cell.test == "watched" else {}
     folders = [run.folder for runs in done.values() for run in runs]
     return Result(
         cell=cell,
@@ -238,6 +242,7 @@ def result_of(cell: Cell) -> Result | None:
         parameters=sum(p.numel() for p in load_checkpoint(folders[0]).pipeline.parameters()),
         seconds_per_epoch=_median_seconds(folders),
         unfinished=len({run.seed for run in cell.runs}) - len(done),
+        oracle={seed: score_table(_pooled(runs, ORACLE), labels) for seed, runs in watched.items()},
     )
 
 

@@ -17,6 +17,8 @@ from mmerc.storage import write_json
 from mmerc.task import Dialogues, Task
 from mmerc.training import Listener
 
+ORACLE = "oracle.parquet"  # in a run's folder: test predictions of the epoch that is best on test
+
 
 def read_notes(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; nothing if it is missing or damaged."""
@@ -34,8 +36,8 @@ class Together(Listener):
         self.listeners = listeners
 
     def begin(self, progress: Progress) -> None:
-        """Tell all of them."""
-        for listener in self.listeners:
+        """Tell all of them, the last first: one that refuses the run does so before a tracker opens it."""
+        for listener in reversed(self.listeners):
             listener.begin(progress)
 
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
@@ -70,9 +72,13 @@ class Stopwatch(Listener):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.goes_on = (folder / "state.pt").exists()  # else notes are those of an attempt that left nothing
-        self.seconds: list[float] = self._notes("speed.json").get("seconds", [])
+        self.seconds: list[float] = []
         self.start = time.perf_counter()
+
+    def begin(self, progress: Progress) -> None:
+        """Go on with the notes of the epochs so far; those of an attempt that left none are not used."""
+        if progress.epoch:
+            self.seconds = read_notes(self.folder / "speed.json").get("seconds", [])
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Note the epoch's seconds."""
@@ -81,29 +87,35 @@ class Stopwatch(Listener):
         self.start = now
         write_json(self.folder / "speed.json", {"seconds": self.seconds})
 
-    def _notes(self, name: str) -> dict[str, Any]:
-        return read_notes(self.folder / name) if self.goes_on else {}
 
-
-class Oracle(Stopwatch):
+class Oracle(Listener):
     """Keeps the test predictions of the epoch that scores best *on test*, in `oracle.parquet`.
 
-    What several official repositories report. No result: it is there to be told apart from one.
-
-    Raises:
-        TrainingError: the run goes on, but its earlier epochs were not watched, or on other data.
+    What several official repositories report. No result: it is there to be told apart from one. The run does
+    not know of it: its weights, its log and its checkpoint are those of a run that nobody watches.
     """
 
     def __init__(self, folder: Path, task: Task, test: Dialogues, data: str) -> None:
         """Watch the dialogues `test` of the task's corpus; `data` is the hash that tells it from others."""
-        super().__init__(folder)
-        self.corpus, self.test, self.data = task.corpus, test, data
-        notes = self._notes("oracle.json")
-        self.best: float = notes.get("weighted_f1", -1.0)
-        if self.goes_on and not (notes.get("data") == data and (folder / "oracle.parquet").exists()):
+        self.folder, self.corpus, self.test, self.data = folder, task.corpus, test, data
+        self.notes: dict[str, Any] = {"epoch": None, "weighted_f1": -1.0, "watched": 0, "data": data}
+
+    def begin(self, progress: Progress) -> None:
+        """Go on with what was seen so far.
+
+        Raises:
+            TrainingError: epochs of the run were not watched, or on other data.
+        """
+        if not progress.epoch:  # notes are those of an attempt that left nothing
+            return
+        notes = read_notes(self.folder / "oracle.json")
+        whole = notes.get("data") == self.data and notes.get("watched", 0) >= progress.epoch
+        if not (whole and (self.folder / ORACLE).exists()):
             raise TrainingError(
-                f"{folder}: its epochs so far were not watched on these data: delete the folder to start over"
+                f"{self.folder}: its epochs so far were not watched on these test data: delete the folder to "
+                "start over, use another --out, or leave --oracle out"
             )
+        self.notes = notes
 
     def validated(self, epoch: int, pipeline: Pipeline, examples: Examples) -> None:
         """Score the test split, which training itself never does."""
@@ -112,7 +124,8 @@ class Oracle(Stopwatch):
             return  # training ends over this, with a better message
         table = predictions(self.corpus, self.corpus.rows(self.test), probabilities)
         found = score_table(table, self.corpus.labels).weighted_f1
-        if found > self.best:
-            self.best = found
-            write_predictions(self.folder / "oracle.parquet", table)
-            write_json(self.folder / "oracle.json", {"epoch": epoch, "weighted_f1": found, "data": self.data})
+        if found > self.notes["weighted_f1"]:
+            self.notes |= {"epoch": epoch, "weighted_f1": found}
+            write_predictions(self.folder / ORACLE, table)
+        self.notes["watched"] = epoch
+        write_json(self.folder / "oracle.json", self.notes)

@@ -144,7 +144,8 @@ def plan_sweep(
             config = resolve(model, *layers)
             choose_modalities(config, list(corpus.modalities))
             name = trial_name(trial)
-            folder = out / corpus.name / model / file_name(name)
+            of_model = out / corpus.name / model
+            folder = of_model / file_name(name) if name else of_model
             cell = Cell.of(name, corpus, config, folder, seeds, uses_folds(corpus, wanted=False))
             runs = tuple(run for run in cell.runs if run.fold is None or folds is None or run.fold in folds)
             if not runs:
