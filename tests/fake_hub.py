@@ -177,7 +177,7 @@ def fake_hub() -> Iterator[FakeHub]:
 
 def ask_there(monkeypatch: pytest.MonkeyPatch, address: str, cache: str) -> None:
     """Let huggingface_hub, which reads its environment when it is imported, ask this Hub in this process."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -185,4 +185,13 @@ def ask_there(monkeypatch: pytest.MonkeyPatch, address: str, cache: str) -> None
     monkeypatch.setattr(constants, "ENDPOINT", address)
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # Before version 1 the library had its own name for it here.
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+
+
+def forget_sessions() -> None:
+    """Let huggingface_hub see whether it is offline: before version 1 a session knew it from its start."""
+    from huggingface_hub import utils
+
+    getattr(utils, "reset_sessions", lambda: None)()

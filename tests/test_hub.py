@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import mmerc
-from fake_hub import FakeHub, ask_there, fake_hub
+from fake_hub import FakeHub, ask_there, fake_hub, forget_sessions
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError
@@ -153,18 +153,18 @@ def test_the_cache_is_enough_without_a_network(
     load("ann/talks", "cpu")
     hub.asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    forget_sessions()
     assert load("ann/talks", "cpu").labels
     with pytest.raises(CheckpointError, match=r"no folder ann/other here, .*: HF_HUB_OFFLINE is set"):
         load("ann/other", "cpu")
     assert hub.asked == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    forget_sessions()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     unreachable = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", unreachable)
     assert load("ann/talks", "cpu").labels
-    with pytest.raises(
-        CheckpointError, match=r"no folder ann/other here, .*: the Hub is not reached \(ConnectError"
-    ):
+    with pytest.raises(CheckpointError, match=r"no folder ann/other here, .*Connect(ion)?Error"):
         load("ann/other", "cpu")
 
 

@@ -51,7 +51,7 @@ def assert_one_line(result: tuple[int, str, str], *said: str) -> None:
     assert (code, out) == (2, "")
     *notes, last = err.splitlines()
     assert last.startswith("error: ")
-    assert all("fetching" in note for note in notes if note)  # rich below 14.3 ends a bar with an empty line
+    assert all("fetching" in note for note in notes)
     for part in said:
         assert part in err
 

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,8 +117,9 @@ def _explained(failed: str) -> Iterator[None]:
         )
         reason = f"it is not a checkpoint of mmerc: it has no {missing}"
     except errors.HfHubHTTPError as error:
-        hint = ": log in, `hf auth login`" if error.response.status_code in (401, 403) else ""
-        reason = f"the Hub answers {error.response.status_code} {error.response.reason_phrase}{hint}"
+        status = error.response.status_code
+        hint = ": log in, `hf auth login`" if status in (401, 403) else ""
+        reason = f"the Hub answers {status} {responses.get(status, '')}{hint}"
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:
