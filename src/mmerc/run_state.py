@@ -32,6 +32,11 @@ NOT_A_STATE = (  # torch has all of these for files and values that are not its 
 )  # fmt: skip
 
 
+def begun_already(out: Path) -> TrainingError:
+    """Return the refusal to begin a run in a folder that holds one."""
+    return TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
+
+
 @dataclass
 class Progress:
     """What a run has reached; with the tensors of `state.pt` it is all that resuming needs."""

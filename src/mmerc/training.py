@@ -40,6 +40,7 @@ from mmerc.optimization import (
 )
 from mmerc.run_state import (
     Progress,
+    begun_already,
     fingerprint,
     fitting,
     parse_progress,
@@ -101,7 +102,7 @@ def _train(task: Task, out: Path, resume: bool, device: torch.device, listener: 
     state_path = out / "state.pt"
     begun = from_first(state_path.exists)
     if begun and not resume:
-        raise TrainingError(f"{out} already holds a run: use --resume to go on with it, or another --out")
+        raise begun_already(out)
     trainer = Trainer(task, device)
     if begun:
         trainer.load(state_path)

@@ -146,7 +146,7 @@ def test_jobs_change_nothing(training: Command, corpus: Corpus, tmp_path: Path) 
 def assert_one_line_of_many(result: tuple[int, str, str]) -> None:
     code, _, err = result
     assert code == 2
-    assert err.startswith("error: these runs failed:\n")
+    assert "\nerror: these runs failed:\n" in err
     assert err.count("already holds a run") == 6
     assert "Traceback" not in err
 

@@ -12,7 +12,7 @@ from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.experiments.tracker_stores import Tracker
 from mmerc.experiments.tracking import NOTES, train_tracked
 from mmerc.processes import side_by_side
-from mmerc.run_state import Progress
+from mmerc.run_state import Progress, begun_already
 from mmerc.task import Task
 from mmerc.training import Listener
 
@@ -93,9 +93,11 @@ def train_side_by_side(
     Raises:
         TrainingError: at the end, naming the runs that failed and why.
     """
-    failed: list[str] = []
-    work = partial(_train_alone, corpus, config, resume, device, trackers)
-    for run, result in side_by_side(work, runs, jobs):
+    begun = [] if resume else [run for run in runs if (run.folder / "state.pt").exists()]
+    failed = [f"{run.folder}: {begun_already(run.folder)}" for run in begun]
+    # A process that was killed, and is started anew, goes on with what it has left.
+    work = partial(_train_alone, corpus, config, True, device, trackers)
+    for run, result in side_by_side(work, [run for run in runs if run not in begun], jobs):
         if isinstance(result, MmercError):
             failed.append(f"{run.folder}: {result}")
         elif isinstance(result, Exception):
