@@ -10,7 +10,7 @@ from helpers import make_batch, make_network, modalities_of
 from mmerc.config import RunConfig, TextEncoderConfig, TrainingConfig
 from mmerc.errors import ConfigError
 from mmerc.models import MODELS, Entry, resolve
-from mmerc.models.describe import MELD_WIDTHS, card, causal_mode, config_file, explanations
+from mmerc.models.describe import MELD_WIDTHS, card, causal_mode, config_file, explanations, preset_note
 
 ALL = [(model, preset) for model, entry in MODELS.items() for preset in (None, *entry.presets)]
 
@@ -44,6 +44,17 @@ def test_the_file_says_where_the_model_is_from() -> None:
         "df-erc", "paper"
     )
     assert "\n# Of mmerc's own making.\n" in config_file("late-fusion")
+
+
+def test_the_file_says_what_the_preset_is() -> None:
+    head = config_file("mm-dfn", "official-meld").partition("\n\n")[0].replace("\n# ", " ")
+    assert "Preset official-meld: what the authors' code does, for MELD (neutral, surprise, " in head
+    assert "One point of the code's grid; which one was published is not stated." in head
+
+
+@pytest.mark.parametrize(("model", "preset"), [(m, p) for m, p in ALL if p])
+def test_every_preset_is_explained(model: str, preset: str) -> None:
+    assert re.match(rf"{preset}: \w.*\.", preset_note(MODELS[model], preset))
 
 
 def test_unknown_names_are_errors_that_name_the_nearest() -> None:

@@ -62,6 +62,19 @@ def test_resolving_leaves_the_presets_alone() -> None:
     assert yaml.safe_dump(MODELS["df-erc"].presets) == before
 
 
+@pytest.mark.parametrize("name", ["official", "paper"])
+def test_a_config_that_says_everything_keeps_a_preset_that_is_one_for_each_corpus_now(name: str) -> None:
+    old = yaml.safe_load(yaml.safe_dump(asdict(resolve("mm-dfn", {"preset": "official-iemocap"}))))
+    old["preset"], old["training"]["class_weights"] = name, 1.0
+    assert asdict(resolve("mm-dfn", old)) | {"preset": None} == asdict(build(RunConfig, old)) | {
+        "preset": None
+    }
+    assert resolve("mm-dfn", old, {"training": {"epochs": 1}}).training.epochs == 1
+    del old["network"]["hidden"]
+    with pytest.raises(ConfigError, match=f"Take {name}-meld or {name}-iemocap"):
+        resolve("mm-dfn", old)
+
+
 def test_a_text_encoder_may_be_named_in_short() -> None:
     assert resolve("df-erc", {"text_encoder": "roberta-large"}).text_encoder == TextEncoderConfig(
         "roberta-large"
@@ -77,6 +90,8 @@ def test_a_text_encoder_may_be_named_in_short() -> None:
         ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official'", "paper"]),
         ("df-erc", {"preset": ["paper"]}, ["['paper']"]),
         ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "refined, plain"]),
+        ("mm-dfn", {"preset": "official"}, ["depends on the corpus", "official-meld or official-iemocap"]),
+        ("cfn-esa", {"preset": "paper"}, ["depends on the corpus", "paper-meld or paper-iemocap"]),
         ("df-erc", {"model": "text-only"}, ["'text-only'", "not for 'df-erc'"]),
         ("df-erc", {"trainig": {}}, ["'trainig'", "did you mean 'training'"]),
         ("df-erc", {"zzz": 1}, ["'zzz'", "keys are: model, preset"]),

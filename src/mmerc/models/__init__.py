@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmerc.config import RunConfig, build, merge
+from mmerc.config import RunConfig, TrainingConfig, build, merge
 from mmerc.errors import ConfigError
 from mmerc.features.text import TextEncoder
 from mmerc.models import (
@@ -83,7 +83,8 @@ def find(name: str) -> Entry:
 def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     """Return the full config of a run: the model's defaults, its preset, then each of `layers`.
 
-    The preset is what the last layer that names one says.
+    The preset is what the last layer that names one says. Of a config that says everything, a preset is only
+    the name: such configs stay valid when a preset has become one for each corpus.
 
     Raises:
         ConfigError: an unknown model, preset or key, or a value that is not allowed.
@@ -93,17 +94,36 @@ def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     if given.get("model", model) != model:
         raise ConfigError(f"the config is for {given['model']!r}, not for {model!r}")
     preset = given.get("preset", next(iter(entry.presets), None))
-    if preset is not None and preset not in list(entry.presets):
-        near = difflib.get_close_matches(str(preset), entry.presets, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}"
-        )
+    _require_preset(model, preset, given)
     values = merge(entry.presets.get(preset, {}) if preset else {}, given, {"model": model, "preset": preset})
     if isinstance(values.get("text_encoder"), str):
         values["text_encoder"] = {"name": values["text_encoder"]}
     run = build(RunConfig, values)
     return replace(run, network=asdict(build(entry.config, run.network, "network")))
+
+
+def _require_preset(model: str, preset: Any, given: Mapping[str, Any]) -> None:
+    entry = find(model)
+    if preset is None or preset in list(entry.presets):
+        return
+    if by_corpus := [name for name in entry.presets if name.startswith(f"{preset}-")]:
+        if _says_everything(entry, given):
+            return
+        raise ConfigError(
+            f"{model} has no preset {preset!r}: it depends on the corpus. Take {' or '.join(by_corpus)}"
+        )
+    near = difflib.get_close_matches(str(preset), entry.presets, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}")
+
+
+def _says_everything(entry: Entry, given: Mapping[str, Any]) -> bool:
+    """Return whether a config, such as a checkpoint's, leaves nothing for a preset to say."""
+    sections = {"network": entry.config, "training": TrainingConfig}
+    return all(
+        isinstance(given.get(name), Mapping) and given[name].keys() >= {field.name for field in fields(cls)}
+        for name, cls in sections.items()
+    )
 
 
 def choose_modalities(run: RunConfig, available: Sequence[str]) -> tuple[str, ...]:
