@@ -22,7 +22,9 @@ class Publication(NamedTuple):
 
 
 PUBLICATIONS = {
-    "df-erc": Publication({"meld": "paper", "iemocap": "paper"}, limits={"meld": 0.8, "iemocap": 1.2}),
+    "df-erc": Publication(
+        {"meld": "paper-meld", "iemocap": "paper-iemocap"}, limits={"meld": 0.8, "iemocap": 1.2}
+    ),
     "mm-dfn": Publication(
         {"meld": "official-meld", "iemocap": "official-iemocap"},
         limits={"meld": 2.0, "iemocap": 2.5},

@@ -144,8 +144,8 @@ def small(model: str, preset: str, **settings: Any) -> RunConfig:
 
 CASES = [small(model, preset) for model in MODELS for preset in MODELS[model].presets]
 OTHERS = [
-    small("df-erc", "paper", prototypes="batch"),
-    small("df-erc", "paper", contrastive_scope="dialogue"),
+    small("df-erc", "paper-meld", prototypes="batch"),
+    small("df-erc", "paper-meld", contrastive_scope="dialogue"),
     small("cfn-esa", "refined", emotion_loss="focal"),
     small("cfn-esa", "refined", emotion_loss="official"),
 ]

@@ -41,7 +41,7 @@ def test_what_is_switched_off_can_be_switched_on() -> None:
 
 def test_the_file_says_where_the_model_is_from() -> None:
     assert "# DF-ERC, ACM MM 2023, https://doi.org/10.1145/3581783.3612053\n" in config_file(
-        "df-erc", "paper"
+        "df-erc", "paper-meld"
     )
     assert "\n# Of mmerc's own making.\n" in config_file("late-fusion")
 
@@ -60,7 +60,7 @@ def test_every_preset_is_explained(model: str, preset: str) -> None:
 def test_unknown_names_are_errors_that_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'df-erc'"):
         config_file("df-er")
-    with pytest.raises(ConfigError, match="did you mean 'official'"):
+    with pytest.raises(ConfigError, match="did you mean 'official-iemocap'"):
         config_file("df-erc", "oficial")
 
 

@@ -47,18 +47,18 @@ def test_refined_is_the_default() -> None:
 def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
     run = resolve(
         "df-erc",
-        {"preset": "paper", "network": {"hidden": 7, "beta": 0.2}},
-        {"preset": "official", "network": {"hidden": 8}},
+        {"preset": "paper-meld", "network": {"hidden": 7, "beta": 0.2}},
+        {"preset": "official-iemocap", "network": {"hidden": 8}},
         {"training": {"epochs": 3}},
     )
-    assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official", 8, 0.2)
+    assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official-iemocap", 8, 0.2)
     assert (run.training.epochs, run.training.batch_size) == (3, 2)
     assert run.network["branch_merge"] == "sum"
 
 
 def test_resolving_leaves_the_presets_alone() -> None:
     before = yaml.safe_dump(MODELS["df-erc"].presets)
-    resolve("df-erc", {"preset": "official", "network": {"hidden": 1}, "training": {"epochs": 1}})
+    resolve("df-erc", {"preset": "official-iemocap", "network": {"hidden": 1}, "training": {"epochs": 1}})
     assert yaml.safe_dump(MODELS["df-erc"].presets) == before
 
 
@@ -87,7 +87,7 @@ def test_a_text_encoder_may_be_named_in_short() -> None:
     [
         ("df-er", {}, ["'df-er'", "did you mean 'df-erc'", "late-fusion"]),
         ("bert", {}, ["'bert'", "models are: df-erc, ", ", late-fusion, text-only"]),
-        ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official'", "paper"]),
+        ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official-iemocap'", "paper-meld"]),
         ("df-erc", {"preset": ["paper"]}, ["['paper']"]),
         ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "refined, plain"]),
         ("mm-dfn", {"preset": "official"}, ["depends on the corpus", "official-meld or official-iemocap"]),

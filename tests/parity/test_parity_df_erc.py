@@ -11,7 +11,7 @@ from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.prototypes import class_sums, hinge_distance
 from mmerc.models import Output
 
-PRESET = "official"
+PRESET = "official-iemocap"
 TAGS = {"tags_1_2_3": (1, 2, 3), "tags_1_1_2": (1, 1, 2)}  # of audio, text and visual; the code: the latter
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 DRAWS = 40  # of two entries, the fewest, the largest is below .9 of its bound with a chance of .0002
 CASES: dict[str, tuple[Table, str]] = {  # initial weights do not depend on the corpus
-    "df-erc": (tables.df_erc, "official"),
+    "df-erc": (tables.df_erc, "official-iemocap"),
     "mm-dfn": (tables.mm_dfn, "official-iemocap"),
     "cfn-esa": (tables.cfn_esa, "official-meld"),
 }

@@ -34,7 +34,7 @@ def ablate(
         str, typer.Option(help="Comma-separated: components, modalities, missing, causal.")
     ] = "components,modalities,missing",
     preset: Annotated[
-        str | None, typer.Option(help="Preset of the models, such as refined or paper.")
+        str | None, typer.Option(help="Preset of the models, such as refined or paper-meld.")
     ] = None,
     models: Annotated[
         str, typer.Option(help="For missing and causal: names, comma-separated; `name:preset` for a preset.")

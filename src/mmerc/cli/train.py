@@ -26,7 +26,9 @@ def train(
         list[Path] | None,
         typer.Option(help="YAML file, or the name of a shipped config; later ones win. Repeatable."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Preset of the model, such as refined or paper.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the model, such as refined or official-meld.")
+    ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as training.epochs=20. Repeatable.")
     ] = None,

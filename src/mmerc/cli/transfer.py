@@ -28,7 +28,9 @@ def transfer(
     corpora: Annotated[str, typer.Option(help="Corpus folders with the same labels, comma-separated.")],
     out: StudyFolder,
     model: Annotated[str, typer.Option(help="A model, as `mmerc models` lists it.")] = "df-erc",
-    preset: Annotated[str | None, typer.Option(help="Preset of the model, such as refined or paper.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the model, such as refined or official-meld.")
+    ] = None,
     modalities: Annotated[
         str | None, typer.Option(help="What to read, comma-separated; by default all that the corpora share.")
     ] = None,
