@@ -49,11 +49,11 @@ SAID = Prediction(
 def test_a_table_of_a_prediction() -> None:
     table = SAID.to_frame()
     assert list(table.columns) == [
-        "dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence",
+        "dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence",
         "context_weight", "probability_joy", "probability_anger", "contribution_audio", "contribution_text",
     ]  # fmt: skip
     assert table["label"].tolist() == ["joy", "anger"]
-    assert table["index"].tolist() == [0, 1]
+    assert table["turn"].tolist() == [1, 2]
     assert table["start_ms"].dtype == "Int64"
     assert table["start_ms"].isna().tolist() == [True, False]
     assert table["contribution_text"].tolist()[0] == 0.5
@@ -75,7 +75,7 @@ def test_the_table_is_the_csv(tmp_path: Path) -> None:
 
 def test_nothing_predicted_is_an_empty_table() -> None:
     assert frame([]).empty
-    assert list(frame([]).columns)[:3] == ["dialogue_id", "index", "speaker"]
+    assert list(frame([]).columns)[:3] == ["dialogue_id", "turn", "speaker"]
 
 
 # Threads

@@ -52,7 +52,7 @@ def test_the_strongest_are_kept(corpus: Corpus, recognizer: Recognizer) -> None:
     assert [row[:1] for row in every] == list(few)
     document = recognizer.explain(conversation, most=1).to_dict()
     first = document["utterances"][0]["influences"]
-    assert first == [{"turn": i.turn, "change": i.change} for i in few[0]]
+    assert first == [{"turn": i.turn + 1, "change": i.change} for i in few[0]]
 
 
 def test_one_turn_and_turns_without_anything(corpus: Corpus, recognizer: Recognizer) -> None:

@@ -157,9 +157,9 @@ def test_updates_tell_all_that_matters(frozen: dict[Scope, Recognizer], scope: S
             assert one.probabilities == pytest.approx(other.probabilities, abs=NOTICEABLE)
     assert changed
     document = update.to_dict()
-    assert document["turn"] == len(TURNS) - 1
+    assert document["turn"] == len(TURNS)
     assert document["emotion"]["label"] == update.emotion.label
-    assert [c["turn"] for c in document["changes"]] == [c.turn for c in update.changes]
+    assert [c["turn"] for c in document["changes"]] == [c.turn + 1 for c in update.changes]
 
 
 def test_only_the_last_window_is_read_again(frozen: dict[Scope, Recognizer]) -> None:
@@ -199,7 +199,7 @@ def test_a_refused_turn_leaves_everything_as_it_was(frozen: dict[Scope, Recogniz
     with pytest.raises(FeatureError, match="utterance 1: 'audio' holds NaN"):
         live.append(replace(TURNS[1], features=wrong))
     width = frozen["both"].checkpoint.info.modalities["text"].width
-    with pytest.raises(ConversationError, match="turn 1 of 'talk' brings a text vector"):
+    with pytest.raises(ConversationError, match="turn 2 of 'talk' brings a text vector"):
         live.append(Utterance(features={"text": np.ones(width, np.float32)}))
     live.append(TURNS[1])
     live.append(TURNS[3])

@@ -141,7 +141,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             run()
         captured = capsys.readouterr()
         assert not stop.value.code, f"{shlex.join(words)}\n{captured.out}\n{captured.err}"
-        return captured.out
+        return captured.out + captured.err
 
     return call
 

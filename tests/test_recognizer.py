@@ -147,7 +147,7 @@ def test_json(recognizer: Recognizer) -> None:
     assert document == prediction.to_dict()
     assert document["conversation"] == "chat"
     first, second = document["utterances"]
-    assert (first["speaker"], first["start_ms"], first["gold"], first["index"]) == ("Zoë", 0, "joy", 0)
+    assert (first["speaker"], first["start_ms"], first["gold"], first["turn"]) == ("Zoë", 0, "joy", 1)
     assert first["label"] == prediction.emotions[0].label
     assert list(first["probabilities"]) == list(LABELS)
     assert second["contributions"]["text"] is None

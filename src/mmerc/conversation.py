@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 60  # turns that the interpreter shows of a prediction; print() shows all
-_COLUMNS = ["dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
+_COLUMNS = ["dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "gold", "label", "confidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,13 @@ class Prediction:
         return in_notebook(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; the feature vectors stay out."""
+        """Return a JSON-ready dictionary; turns count from 1, and the feature vectors stay out."""
         rows = []
-        for index, (utterance, emotion) in enumerate(self):
+        for turn, (utterance, emotion) in enumerate(self, start=1):
             spoken = {k: getattr(utterance, k) for k in ("speaker", "text", "start_ms", "end_ms", "label")}
             given = {k: v for k, v in spoken.items() if v is not None and k != "label"}
             gold = {} if utterance.label is None else {"gold": utterance.label}
-            rows.append({"index": index, **given, **gold, **asdict(emotion)})
+            rows.append({"turn": turn, **given, **gold, **asdict(emotion)})
         used = {name: asdict(coverage) for name, coverage in self.modalities.items()}
         return {"conversation": self.conversation.id, "modalities": used, "utterances": rows}
 
@@ -129,9 +129,9 @@ class Prediction:
 def frame(predictions: Iterable[Prediction]) -> "pd.DataFrame":
     """Return predictions as a table with a row per utterance.
 
-    Its columns are `dialogue_id`, `index`, `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label that
-    the transcript has), `label` (the predicted one), `confidence`, `context_weight`, then `probability_…` for
-    each label and `contribution_…` for each modality. What is not known is missing.
+    Its columns are `dialogue_id`, `turn` (from 1), `speaker`, `text`, `start_ms`, `end_ms`, `gold` (the label
+    that the transcript has), `label` (the predicted one), `confidence`, `context_weight`, then
+    `probability_…` for each label and `contribution_…` for each modality. What is not known is missing.
     """
     import pandas as pd  # takes a while, and only tables need it
 

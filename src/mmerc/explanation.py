@@ -14,8 +14,8 @@ STRETCH = 100  # turns that are explained together; the work grows with its squa
 class Influence:
     """What a turn does to the probability of the emotion that was predicted for another.
 
-    `change` is the probability with the turn minus the probability without it, in [-1, 1]: above 0, the turn
-    speaks for the emotion.
+    `turn` is its place among the utterances, from 0. `change` is the probability with the turn minus the
+    probability without it, in [-1, 1]: above 0, the turn speaks for the emotion.
     """
 
     turn: int
@@ -44,14 +44,14 @@ class Explanation:
         return in_notebook(self)
 
     def _table(self, most: int | None = None) -> str:
-        told = [", ".join(f"#{i.turn} {i.change:+.0%}" for i in found) for found in self.influences]
+        told = [", ".join(f"#{i.turn + 1} {i.change:+.0%}" for i in found) for found in self.influences]
         return as_text(self.prediction, most, {"because of": told})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return `Prediction.to_dict()` with a list `influences` of turn and change in every utterance."""
+        """Return `Prediction.to_dict()` with a list `influences` in every utterance; turns count from 1."""
         document = self.prediction.to_dict()
         for row, influences in zip(document["utterances"], self.influences, strict=True):
-            row["influences"] = [{"turn": i.turn, "change": i.change} for i in influences]
+            row["influences"] = [{"turn": i.turn + 1, "change": i.change} for i in influences]
         return document
 
 

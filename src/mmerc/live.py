@@ -26,7 +26,7 @@ NOTICEABLE = 0.01  # how far a probability must move for an earlier turn to coun
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An earlier turn that is seen otherwise now; `before` is what was last said of it."""
+    """An earlier turn, counted from 0, that is seen otherwise now; `before` is what was last said of it."""
 
     turn: int
     before: Emotion
@@ -35,16 +35,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a new turn brings: its emotion, and the earlier turns that it changes, none for a causal model."""
+    """What a new turn brings: its emotion, and the earlier turns that it changes, none for a causal model.
+
+    `turn` is its place among the utterances, from 0.
+    """
 
     turn: int
     emotion: Emotion
     changes: tuple[Change, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        changes = [asdict(change) for change in self.changes]
-        return {"turn": self.turn, "emotion": asdict(self.emotion), "changes": changes}
+        """Return a JSON-ready dictionary, in which turns count from 1, as everywhere in files and answers."""
+        changes = [{**asdict(change), "turn": change.turn + 1} for change in self.changes]
+        return {"turn": self.turn + 1, "emotion": asdict(self.emotion), "changes": changes}
 
 
 def looks_ahead(checkpoint: Checkpoint) -> bool:
@@ -130,7 +133,7 @@ class LiveConversation:
         if self._takes_vectors and any("text" in u.features for u in spoken):
             if any(text.ids[:-1]) and not any("text" in u.features for u in self._spoken):
                 raise ConversationError(
-                    f"turn {len(self)} of {self._id!r} brings a text vector, but the turns before were "
+                    f"turn {len(self) + 1} of {self._id!r} brings a text vector, but the turns before were "
                     "encoded here: bring one with every turn, or with none"
                 )
             return spoken

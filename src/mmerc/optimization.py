@@ -1,5 +1,6 @@
 """Device, precision, optimizer and schedule: chosen here and nowhere else."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -13,6 +14,7 @@ from mmerc.errors import ConfigError, TrainingError
 from mmerc.models.pipeline import Pipeline
 from mmerc.system import c_library
 
+_log = logging.getLogger(__name__)
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
@@ -22,13 +24,13 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        device = torch.device(name)
+        device = torch.device(chosen)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"device {chosen!r} cannot be used: {str(error).splitlines()[0]}") from None
+    _log.debug("computing on %s", device)
     return device
 
 

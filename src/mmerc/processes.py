@@ -16,6 +16,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from mmerc.errors import MmercError
+from mmerc.system import interrupts_held_back
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -59,7 +60,8 @@ def _pool(
             while waiting and not down and len(running) < processes:
                 job = waiting.popleft()
                 try:
-                    running[pool.submit(work, job)] = job
+                    with interrupts_held_back():  # a process would hear Ctrl-C while it imports
+                        running[pool.submit(work, job)] = job
                 except BrokenProcessPool:
                     down.append(job)
             for future in wait(running, return_when=FIRST_COMPLETED).done:

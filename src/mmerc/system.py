@@ -9,10 +9,12 @@ import mmap
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -23,6 +25,9 @@ FIXED_WHILE_OPEN: Final = sys.platform == "win32"
 NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 # Whether `limit_memory` does something: macOS takes the limit and does not keep it, Windows has none.
 LIMITS_MEMORY: Final = sys.platform == "linux"
+
+# What ends what is typed into standard input.
+END_OF_INPUT: Final = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 
 PATIENCE_S: Final = 1.0
 _MAP_NORESERVE: Final = 0x4000  # of Linux; Python has it since 3.13
@@ -113,6 +118,19 @@ def limit_memory(size: int) -> None:
 
 
 # Processes
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Start processes here that never hear Ctrl-C, where the system can: it would end them in tracebacks."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which children inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_alive(process: int) -> bool:

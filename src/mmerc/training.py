@@ -60,6 +60,9 @@ CONSTANT_GATE = 0.05
 class Listener:
     """Told of a run's progress; the command line draws it, the default ignores it."""
 
+    def begin(self, progress: Progress) -> None:
+        """Before the first epoch: what was reached before, if the run goes on. It grows with the run."""
+
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
         """Every tenth step, and the last: dialogues done, and the running means of the losses."""
 
@@ -103,11 +106,13 @@ def _train(task: Task, out: Path, resume: bool, device: torch.device, listener: 
     trainer = Trainer(task, device)
     if begun:
         trainer.load(state_path)
+    else:
+        trainer.fit_statistics()
+    listener.begin(trainer.progress)
+    if begun:
         if trainer.progress.finished(task.run.training) and (out / "checkpoint.json").exists():
             return trainer.progress
         trainer.write_log(out)
-    else:
-        trainer.fit_statistics()
     while not trainer.progress.finished(task.run.training):
         record = trainer.run_epoch(listener)
         trainer.save(state_path)

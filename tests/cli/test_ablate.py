@@ -43,8 +43,8 @@ def test_tables_grow_without_training_anything_twice(
 ) -> None:
     call = ("ablate", "--corpora", corpus.path, "--out", tmp_path, *SETTINGS)
     code, out, err = mmerc(*call, "--tables", "missing", "--jobs", 2)
-    assert (code, err) == (0, "")
-    assert "2 run(s) in 2 row(s): 0 done, 2 to go" in out
+    assert code == 0, err
+    assert "2 run(s) in 2 row(s): 0 done, 2 to go" in err
     assert "modalities hidden at test" in out
     assert (tmp_path / "tiny" / "df-erc-modality-dropout-0.3" / "seed-0" / "checkpoint.json").exists()
     (found,) = evaluate(tmp_path / "tiny" / "full", corpus, hide=["text"])
@@ -52,9 +52,9 @@ def test_tables_grow_without_training_anything_twice(
     (row,) = [r for r in rows if r["hidden"] == ["text"] and not r["modality_dropout"]]
     assert row["test"]["weighted_f1"]["mean"] == pytest.approx(found.scores.weighted_f1)
     assert f"{100 * found.scores.weighted_f1:.2f}" in out
-    code, out, _ = mmerc(*call, "--tables", "missing")
+    code, _, err = mmerc(*call, "--tables", "missing")
     assert code == 0
-    assert "2 run(s) in 2 row(s): 2 done, 0 to go" in out
+    assert "2 run(s) in 2 row(s): 2 done, 0 to go" in err
 
 
 def test_all_tables_are_written(mmerc: Command, here: None, corpus: Corpus, tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_all_tables_are_written(mmerc: Command, here: None, corpus: Corpus, tmp_
     models = {model: {"network": helpers.SMALL[model]} for model in ("df-erc", "tfn")}
     settings = tmp_path / "settings.yaml"
     settings.write_text(yaml.safe_dump({"tiny": models}), encoding="utf-8")
-    code, out, err = mmerc(
+    code, _, err = mmerc(
         "ablate", "--corpora", corpus.path, "--out", tmp_path, "--tables", ",".join(names),
         "--preset", "paper-meld", "--models", "df-erc,tfn:paper", "--settings", settings, "--seeds", 1,
         "--set", "training.epochs=1",
     )  # fmt: skip
-    assert (code, err) == (0, "")
-    assert "left out: causal: tfn:paper never looks ahead" in out
+    assert code == 0, err
+    assert "left out: causal: tfn:paper never looks ahead" in err
     for name in names:
         assert {p.name for p in (tmp_path / "tiny").glob(f"{name}.*")} == {f"{name}.{e}" for e in ENDINGS}
     read = pd.read_csv(tmp_path / "tiny" / "components.csv")
@@ -106,10 +106,10 @@ def test_failures_are_told_at_the_end(mmerc: Command, here: None, corpus: Corpus
 
 def test_transfer(mmerc: Command, here: None, corpus: Corpus, other: Corpus, tmp_path: Path) -> None:
     both = ("--corpora", f"{corpus.path},{other.path}", "--out", tmp_path, *SETTINGS)
-    code, out, err = mmerc("transfer", *both, "--preset", "paper-meld")
-    assert (code, err) == (0, "")
-    assert "df-erc reads audio, text" in out
-    assert "warning: text: the recipes differ" in out
+    code, _, err = mmerc("transfer", *both, "--preset", "paper-meld")
+    assert code == 0, err
+    assert "df-erc reads audio, text" in err
+    assert "warning: text: the recipes differ" in err
     assert {p.name for p in tmp_path.glob("transfer.*")} == {f"transfer.{ending}" for ending in ENDINGS}
     report = json.loads((tmp_path / "transfer.json").read_text(encoding="utf-8"))
     assert report["modalities"] == ["audio", "text"]

@@ -85,7 +85,7 @@ def test_a_recording_and_going_on(mmerc: Command, talk: Path, tmp_path: Path, ca
 
     code, said, err = mmerc(*command)  # again: nothing is lost, nothing measured
     assert code == 0, err
-    assert "is there: going on with it" in said
+    assert "is there: going on with it" in err
     np.testing.assert_array_equal(Corpus.open(out).features("audio")[0], values)
     code, said, err = mmerc("extract", out, "--visual", "none", "--text", "none", *HERE)  # a corpus as source
     assert code == 0, err

@@ -61,9 +61,9 @@ def test_the_default_preset_is_shown(mmerc: Command) -> None:
     [
         (["show", "df-er"], "did you mean 'df-erc'"),
         (["show", "df-erc", "--preset", "oficial"], "did you mean 'official-iemocap'"),
-        (["sho"], "No such command"),
+        (["sho"], "no such command"),
         (["--json", "show", "df-erc"], "a config is YAML"),
-        (["show"], "Missing argument"),
+        (["show"], "missing argument"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(mmerc: Command, arguments: list[str], said: str) -> None:

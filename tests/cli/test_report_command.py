@@ -58,6 +58,7 @@ def test_a_report_that_plays_a_recording(mmerc: Command, trained: Path, chat: Pa
 
 def test_mistakes(mmerc: Command, trained: Path, chat: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
+    (tmp_path / "talk.mp4").write_bytes(b"x")
     for arguments, said in (
         ((trained, chat, "--media", tmp_path / "gone.mp4"), "gone.mp4 does not exist"),
         ((trained, chat, "--media", chat, "--transcript", chat), "--media goes with a transcript alone"),

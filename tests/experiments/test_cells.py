@@ -299,7 +299,7 @@ def test_a_failure_that_nobody_foresaw_leaves_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("what is this?")
 
-    monkeypatch.setattr("mmerc.experiments.cells.train", broken)
+    monkeypatch.setattr("mmerc.experiments.tracking.train", broken)
     outcome, _ = run(cell)
     assert outcome.error == "ZeroDivisionError: what is this?"
     text = (cell.runs[0].folder / "error.txt").read_text(encoding="utf-8")

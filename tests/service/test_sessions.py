@@ -108,7 +108,7 @@ def test_keys(connect: Any) -> None:
         pass
     with client.websocket_connect(path(session) + "/stream", headers=key) as stream:
         stream.send_json(TURNS[0])
-        assert stream.receive_json()["turn"] == 0
+        assert stream.receive_json()["turn"] == 1
 
 
 def test_limits(connect: Any) -> None:

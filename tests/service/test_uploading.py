@@ -35,7 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     async def note(service: Any, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*")}
         jobs.append({**job, "folder": folder, "files": found})
-        row = {"index": 0, "speaker": "", "text": "", "label": "joy", "confidence": 1.0}
+        row = {"turn": 1, "speaker": "", "text": "", "label": "joy", "confidence": 1.0}
         row |= {"probabilities": {"joy": 1.0}, "contributions": None, "context_weight": None}
         return {"prediction": {"conversation": "c", "modalities": {}, "utterances": [row]}}
 

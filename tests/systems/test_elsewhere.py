@@ -18,7 +18,7 @@ from mmerc.cli.main import run
 from tiny import written
 
 HERE = Path(__file__).parent
-CHAT = HERE.parents[1] / "examples/chat.txt"
+CHAT = HERE.parents[1] / "src/mmerc/shipped/chat.txt"
 TINY = ("--device", "cpu", "--set", "training.epochs=3", "--set", "network.hidden=6")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the simulation needs Linux")

@@ -9,6 +9,7 @@
 `checkpoint.json` is written last: where it is, the checkpoint is whole.
 """
 
+import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from mmerc.models.pipeline import Pipeline
 from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 
+_log = logging.getLogger(__name__)
 CARD = "README.md"
 
 
@@ -126,6 +128,7 @@ def load_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
         # TypeError: torch's word for sizes that are no numbers of its own (2**70).
         _require_checksum(path / "config.yaml", info.config_sha256)
         raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    _log.debug("checkpoint %s: %s, trained on %s", path, run.model, info.corpus)
     return Checkpoint(path, pipeline.eval(), run, info, str(name))
 
 

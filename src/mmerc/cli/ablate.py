@@ -1,46 +1,56 @@
 """`mmerc ablate`: what each part, each modality and the sight of later utterances is worth."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmerc.cli.common import Device
 from mmerc.cli.studies import (
     Assignments,
     Corpora,
-    Device,
     Engines,
     Folds,
     Gpus,
     Jobs,
+    Preset,
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
-    console,
     run_cells,
     say_files,
     split_names,
 )
+from mmerc.cli.terminal import load_torch, results, status
 
 if TYPE_CHECKING:
     from mmerc.experiments.ablation import Plan
+
+log = logging.getLogger(__name__)
 
 
 def ablate(
     corpora: Corpora,
     out: StudyFolder,
     tables: Annotated[
-        str, typer.Option(help="Comma-separated: components, modalities, missing, causal.")
+        str, typer.Option(metavar="A,B,…", help="Comma-separated: components, modalities, missing, causal.")
     ] = "components,modalities,missing",
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the models, such as refined or paper-meld.")
-    ] = None,
+    preset: Preset = None,
     models: Annotated[
-        str, typer.Option(help="For missing and causal: names, comma-separated; `name:preset` for a preset.")
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="For missing and causal: names, comma-separated; `name:preset` for a preset.",
+        ),
     ] = "df-erc",
     dropout: Annotated[
-        float, typer.Option(help="For missing: chance that training hides a modality.", min=0.01, max=0.99)
+        float,
+        typer.Option(
+            metavar="SHARE", help="For missing: chance that training hides a modality.", min=0.01, max=0.99
+        ),
     ] = 0.3,
     seeds: Seeds = 5,
     folds: Folds = False,
@@ -50,12 +60,15 @@ def ablate(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
-    """Train DF-ERC without each of its parts and on each set of modalities; tables beside the paper's.
+    """Take parts and modalities away, and see what they were worth.
 
-    `components` and `modalities` are Tables 2 and 3 of the DF-ERC paper. `missing` hides modalities at test,
-    `causal` takes the sight of later utterances away. Cut off, the same command goes on.
+    DF-ERC is trained without each of its parts and on each set of modalities; tables stand beside the
+    paper's. `components` and `modalities` are Tables 2 and 3 of the DF-ERC paper. `missing` hides modalities
+    at test, `causal` takes the sight of later utterances away. Cut off, the same command goes on.
     """
+    load_torch()
     from mmerc.config import parse_overrides
     from mmerc.experiments.ablation import Variants, plan_ablations
     from mmerc.experiments.benchmark import open_corpora, read_settings
@@ -69,8 +82,8 @@ def ablate(
     ]
     for plan in plans:
         for note in plan.notes:
-            console.print(f"[yellow]left out:[/] {note}")
-    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus)
+            log.warning("left out: %s", note)
+    failed = run_cells([cell for plan in plans for cell in plan.cells], jobs, device, engine, gpus, track)
     for plan in plans:
         show_plan(plan, out, device)
     complain(failed)
@@ -83,11 +96,11 @@ def show_plan(plan: "Plan", out: Path, device: str) -> None:
     from mmerc.processes import one_thread
 
     for table in plan.tables:
-        with one_thread(), console.status(f"{plan.corpus.name}: {table.name}"):
+        with one_thread(), status(f"testing {plan.corpus.name}: {table.name}"):
             grids, records, facts = show(table, plan.corpus, device)
         if not grids:
-            console.print(f"[yellow]{plan.corpus.name}, {table.name}: no row has a complete seed yet[/]")
+            log.warning("%s, %s: no row has a complete seed yet", plan.corpus.name, table.name)
             continue
         for grid in grids:
-            console.print(grid.terminal())
+            results().print(grid.terminal())
         say_files(write_report(out / plan.corpus.name / table.name, grids, records, facts))

@@ -1,14 +1,15 @@
 """`mmerc benchmark`: models × corpora × seeds under one protocol."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmerc.cli.common import Device
 from mmerc.cli.studies import (
     Assignments,
     Corpora,
-    Device,
     Engines,
     Folds,
     Gpus,
@@ -16,22 +17,28 @@ from mmerc.cli.studies import (
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
-    console,
     model_names,
     results_of,
     run_cells,
     say_files,
     split_names,
 )
+from mmerc.cli.terminal import load_torch, results
 
 if TYPE_CHECKING:
     from mmerc.corpus import Corpus
     from mmerc.experiments.cells import Cell
 
+log = logging.getLogger(__name__)
+
 
 def benchmark(
-    models: Annotated[str, typer.Option(help="Names, comma-separated; `name:preset` for a preset; `all`.")],
+    models: Annotated[
+        str,
+        typer.Option(metavar="A,B,…", help="Names, comma-separated; `name:preset` for a preset; `all`."),
+    ],
     corpora: Corpora,
     out: StudyFolder,
     seeds: Seeds = 5,
@@ -39,7 +46,8 @@ def benchmark(
     settings: SettingsFile = None,
     assignments: Assignments = None,
     reference: Annotated[
-        str | None, typer.Option(help="Row that the others are tested against; by default the best.")
+        str | None,
+        typer.Option(metavar="NAME", help="Row that the others are tested against; by default the best."),
     ] = None,
     oracle: Annotated[
         bool,
@@ -49,12 +57,15 @@ def benchmark(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
-    """Train and test models on corpora; tables as Markdown, LaTeX, CSV and JSON.
+    """Train and test models on corpora, and compare them.
 
-    The epoch is chosen on validation; the test split is read once, by the frozen checkpoint. A corpus with
-    folds and no splits is cross-validated. Cut off, the same command goes on.
+    Tables are written as Markdown, LaTeX, CSV and JSON. The epoch is chosen on validation; the test split is
+    read once, by the frozen checkpoint. A corpus with folds and no splits is cross-validated. Cut off, the
+    same command goes on.
     """
+    load_torch()
     from mmerc.config import parse_overrides
     from mmerc.errors import ConfigError
     from mmerc.experiments.benchmark import (
@@ -71,15 +82,13 @@ def benchmark(
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
     if unused := given.keys() - {ANY, *(corpus.name for corpus in opened)}:
-        console.print(
-            f"settings for {', '.join(map(str, unused))} are not used", style="yellow", markup=False
-        )
+        log.warning("settings for %s are not used", ", ".join(map(str, unused)))
     cells = plan_benchmark(names, opened, out, range(seeds), folds, given, parse_overrides(assignments or []))
     if reference is not None and row_name(reference) not in {cell.name for cell in cells}:
         raise ConfigError(f"--reference {reference} is none of the rows: {', '.join(names)}")
     require_free(out, [run for cell in cells for run in cell.runs])
     seen = [watched(cell, out) for cell in cells] if oracle else []
-    failed = run_cells([*cells, *seen], jobs, device, engine, gpus)
+    failed = run_cells([*cells, *seen], jobs, device, engine, gpus, track)
     for corpus in opened:
         rows, twins = ([cell for cell in some if cell.corpus == corpus.path] for some in (cells, seen))
         show_corpus(corpus, rows, twins, row_name(reference) if reference else None, out)
@@ -93,14 +102,14 @@ def show_corpus(
     from mmerc.experiments.benchmark import tables
     from mmerc.experiments.comparison import METHOD, Comparison, write_report
 
-    results = sorted(results_of(cells), key=lambda r: -r.summary.weighted_f1.mean)
-    if not results:
-        console.print(f"{corpus.name}: no row has a complete seed yet", style="yellow", markup=False)
+    found = sorted(results_of(cells), key=lambda r: -r.summary.weighted_f1.mean)
+    if not found:
+        log.warning("%s: no row has a complete seed yet", corpus.name)
         return
     chosen = {r.cell.name: r.summary.weighted_f1 for r in results_of(watched)}
-    comparison = Comparison.of(corpus.name, results, reference)
+    comparison = Comparison.of(corpus.name, found, reference)
     grids, records = tables(comparison, corpus, chosen)
     for grid in grids:
-        console.print(grid.terminal())
+        results().print(grid.terminal())
     facts = {"corpus": corpus.name, "reference": comparison.reference, "method": METHOD}
     say_files(write_report(out / corpus.name / "benchmark", grids, records, facts))

@@ -1,14 +1,17 @@
 """`mmerc corpus`: bring conversations and their features into a corpus folder, look at it, check it."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmerc.cli.common import Device
 from mmerc.cli.measuring import CacheFile, Engines, Jobs, metering
+from mmerc.cli.outputs import output_folder
+from mmerc.cli.progress import progress
+from mmerc.cli.terminal import load_torch, results
 from mmerc.errors import CorpusError
 
 if TYPE_CHECKING:  # the commands import what they need, so that `mmerc --help` stays fast
@@ -17,24 +20,26 @@ if TYPE_CHECKING:  # the commands import what they need, so that `mmerc --help` 
     from mmerc.extraction.doctor import Examination
     from mmerc.features.text import TextEncoder
 
-app = typer.Typer(help="Import, look at and check a corpus.", no_args_is_help=True)
+app = typer.Typer(help="Import, show and check a corpus.", no_args_is_help=True)
 imports = typer.Typer(help="Import a corpus from one of several sources.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A corpus folder.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder to write.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", callback=output_folder, help="The corpus folder to write."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")]
 
 
 @imports.command("meld")
 def import_meld(
-    source: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder with train|dev|test_sent_emo.csv.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with train|dev|test_sent_emo.csv.")],
     out: Out,
     force: Force = False,
 ) -> None:
-    """Import the transcripts of MELD as its authors publish them."""
+    """Import the transcripts of MELD."""
+    load_torch()
     from mmerc.corpora import meld
 
     require_free(out, force, source)
@@ -73,14 +78,16 @@ def import_table(
         typer.Option(metavar="MODALITY=ARRAY", help="Which array of a file to take. Repeatable."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the corpus; by default that of the folder.")
+        str | None, typer.Option(metavar="NAME", help="Name of the corpus; by default that of the folder.")
     ] = None,
     validation: Annotated[
-        int, typer.Option(min=0, help="Turn so many training dialogues into the validation split.")
+        int,
+        typer.Option(metavar="N", min=0, help="Turn so many training dialogues into the validation split."),
     ] = 0,
     force: Force = False,
 ) -> None:
-    """Import any corpus: a table of utterances, and feature vectors that are ready."""
+    """Import a table of utterances, and features that are ready."""
+    load_torch()
     from mmerc.corpora import table
 
     files = {modality: Path(file) for modality, file in pairs(features, "--features").items()}
@@ -106,17 +113,24 @@ def import_pickle(
     ],
     out: Out,
     text: Annotated[
-        str, typer.Option(help="Which text features become the modality `text`: `text_1` to `text_4`.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Which text features become the modality `text`: `text_1` to `text_4`."
+        ),
     ] = "text_1",
     meld_csv: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Compare the sentences with MELD's `*_sent_emo.csv` in this folder."
+            metavar="DIR", help="Compare the sentences with MELD's `*_sent_emo.csv` in this folder."
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Import feature pickles of MMGCN, MM-DFN, SDT, CFN-ESA, COSMIC; nothing in them is run."""
+    """Import feature pickles of other repositories.
+
+    Those of MMGCN, MM-DFN, SDT, CFN-ESA and COSMIC; nothing in them is run.
+    """
+    load_torch()
     from mmerc.corpora import peer_pickles
 
     require_free(out, force, *sources)
@@ -126,11 +140,12 @@ def import_pickle(
 @imports.command("scripted")
 def import_scripted(
     out: Out,
-    seed: Annotated[int, typer.Option(help="What the corpus is drawn from.")] = 0,
-    dialogues: Annotated[int, typer.Option(help="Number of dialogues.")] = 240,
+    seed: Annotated[int, typer.Option(metavar="N", help="What the corpus is drawn from.")] = 0,
+    dialogues: Annotated[int, typer.Option(metavar="N", help="Number of dialogues.")] = 240,
     force: Force = False,
 ) -> None:
-    """Generate the embedded corpus, whose every mechanism is known."""
+    """Generate the corpus whose every mechanism is known."""
+    load_torch()
     from mmerc.corpora import scripted
 
     require_free(out, force)
@@ -143,12 +158,13 @@ def show(
     dialogue: Annotated[str | None, typer.Option(metavar="ID", help="Print this conversation.")] = None,
 ) -> None:
     """Show what a corpus holds, or one of its conversations."""
+    load_torch()
     from mmerc.cli import corpus_tables
     from mmerc.corpora.records import nearest
     from mmerc.corpus import Corpus
 
     corpus = Corpus.open(folder)
-    console = corpus_tables.console()
+    console = results()
     if dialogue is None:
         corpus_tables.print_corpus(console, corpus)
         return
@@ -181,11 +197,13 @@ def check(
     engine: Engines = "processes",
     cache: CacheFile = None,
 ) -> None:
-    """List every problem of a corpus with its row and field. Exit code 1 when there are errors.
+    """List every problem of a corpus with its row and field.
 
-    Nothing is changed. With --media, files are listed that are missing, corrupt, silent, clipped, of another
-    length or with other words than the transcript says, and utterances without a face (docs/media-check.md).
+    Exit code 1 when there are errors. Nothing is changed. With --media, files are listed that are missing,
+    corrupt, silent, clipped, of another length or with other words than the transcript says, and utterances
+    without a face (docs/media-check.md).
     """
+    load_torch()
     from mmerc.cli import corpus_tables
     from mmerc.corpora import checking
     from mmerc.corpus import Corpus
@@ -202,7 +220,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(_report(corpus, problems, examined), indent=2, ensure_ascii=False))
     else:
-        console = corpus_tables.console()
+        console = results()
         if examined is not None:
             corpus_tables.print_media(console, corpus, examined)
         corpus_tables.print_problems(console, problems, everything)
@@ -232,7 +250,7 @@ def _report(
 
 @app.command()
 def seal(folder: Folder) -> None:
-    """Take the files of a corpus as they are: write new checksums after a change on purpose."""
+    """Write new checksums after a change on purpose."""
     from mmerc import manifest
     from mmerc.corpus import Corpus
 
@@ -241,41 +259,59 @@ def seal(folder: Folder) -> None:
     typer.echo(f"{folder}: checksums of {len(sealed.files)} files written")
 
 
+Encoder = Annotated[
+    str,
+    typer.Option(
+        metavar="ENCODER",
+        help="`minilm` (embedded), a folder, or a model's name on the Hugging Face hub.",
+    ),
+]
+ModalityName = Annotated[str, typer.Option(metavar="NAME", help="Name of the modality to store.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I,J,…", help="Hidden states to concatenate; the last one if not given, minilm: 2,4,6."
+    ),
+]
+ScopeName = Annotated[
+    Literal["dialogue", "utterance", "both"] | None,
+    typer.Option(
+        metavar="dialogue|utterance|both",
+        help="Read an utterance in its dialogue (the paper's eq. 1), alone, or both; minilm: both.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Tokens that are read at once; by default all that the encoder can."
+    ),
+]
+UtteranceLimit = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Tokens after which an utterance is cut.")
+]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Commit or branch on the hub.")]
+
+
 @app.command("encode-text")
 def encode_text(
     folder: Folder,
-    encoder: Annotated[
-        str, typer.Option(help="`minilm` (embedded), a folder, or a model's name on the Hugging Face hub.")
-    ] = "minilm",
-    name: Annotated[str, typer.Option(help="Name of the modality to store.")] = "text",
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I,J,…", help="Hidden states to concatenate; the last one if not given, minilm: 2,4,6."
-        ),
-    ] = None,
-    scope: Annotated[
-        Literal["dialogue", "utterance", "both"] | None,
-        typer.Option(
-            help="Read an utterance in its dialogue (the paper's eq. 1), alone, or both; minilm: both."
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens that are read at once; by default all that the encoder can."),
-    ] = None,
-    utterance_limit: Annotated[
-        int, typer.Option(min=1, help="Tokens after which an utterance is cut.")
-    ] = 256,
-    revision: Annotated[str | None, typer.Option(help="Commit or branch on the hub.")] = None,
-    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` …")] = "auto",
+    encoder: Encoder = "minilm",
+    name: ModalityName = "text",
+    layers: Layers = None,
+    scope: ScopeName = None,
+    window: Window = None,
+    utterance_limit: UtteranceLimit = 256,
+    revision: Revision = None,
+    device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a modality that is there.")] = False,
 ) -> None:
-    """Compute text features with a frozen encoder: the mean over the tokens of each utterance.
+    """Compute text features with a frozen encoder.
 
-    The paper's eq. 1 is `--scope dialogue` with the last layer. The embedded `minilm` does better with layers
-    2, 4 and 6, read in the dialogue and alone: its default.
+    They are the mean over the tokens of each utterance. The paper's eq. 1 is `--scope dialogue` with the last
+    layer. The embedded `minilm` does better with layers 2, 4 and 6, read in the dialogue and alone: its
+    default.
     """
+    load_torch()
     from mmerc.cli import corpus_tables
     from mmerc.corpora.arrays import require_modality_name
     from mmerc.corpus import Corpus
@@ -298,18 +334,17 @@ def encode_text(
     )
     loaded.to(choose_device(device))
     corpus = add_text(corpus, loaded, name)
-    corpus_tables.print_added(corpus_tables.console(), corpus, name)
+    corpus_tables.print_added(results(), corpus, name)
 
 
 def add_text(corpus: "Corpus", encoder: "TextEncoder", name: str = "text") -> "Corpus":
-    """Add the vectors of a text encoder to a corpus, with a progress bar."""
-    from mmerc.cli import corpus_tables
+    """Add the vectors of a text encoder to a corpus, and show how far it is."""
     from mmerc.features.frozen import encode
     from mmerc.storage import exclusive
 
-    progress = corpus_tables.progress(f"encoding with {encoder.recipe['encoder']}", len(corpus))
-    with exclusive(corpus.path, CorpusError), progress as advance:
-        return corpus.add_modality(name, encode(encoder, corpus.texts, advance))
+    with exclusive(corpus.path, CorpusError), progress() as begin:
+        texts = begin(f"encoding with {encoder.recipe['encoder']}", len(corpus))
+        return corpus.add_modality(name, encode(encoder, corpus.texts, texts.update))
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -337,18 +372,15 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
 
 
 def require_free(out: Path, force: bool, *sources: Path) -> None:
-    """Refuse, before any work, an output folder that is taken, not writable, or holds what is to be read."""
+    """Refuse, before any work, an output folder that is taken, or that holds what is to be read."""
     if (out / "corpus.json").exists() and not force:
         raise CorpusError(f"{out} holds a corpus already: choose another folder, or replace it with --force")
     for source in sources:
         if source.resolve().is_relative_to(out.resolve()):
             raise CorpusError(f"{source} lies inside {out}, which would be replaced: choose another folder")
-    parent = next(p for p in out.resolve().parents if p.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise CorpusError(f"{out} cannot be written: {parent} is not a folder that you may write to")
 
 
 def _tell(corpus: "Corpus") -> None:
     from mmerc.cli import corpus_tables
 
-    corpus_tables.print_import(corpus_tables.console(), corpus)
+    corpus_tables.print_import(results(), corpus)

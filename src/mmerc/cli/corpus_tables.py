@@ -1,13 +1,10 @@
 """How the corpus commands look on the terminal."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mmerc.corpora.checking import NO_GROUP, Problem, check, class_counts, group_names, groups
@@ -19,11 +16,6 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 LONGEST = 300  # characters of a message, unless everything is asked for
-
-
-def console() -> Console:
-    """Return a console that prints texts of a corpus as they are: `[sad]` and `:smile:` mean nothing."""
-    return Console(markup=False, emoji=False, highlight=False)
 
 
 def print_import(out: Console, corpus: Corpus, next_command: bool = True) -> None:
@@ -71,15 +63,6 @@ def print_extracted(out: Console, corpus: Corpus, absent: pd.DataFrame) -> None:
     out.print(f"next: {_next_command(corpus, check(corpus))}", style="bold", soft_wrap=True)
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; what is yielded takes the amount done so far."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(title), total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
 def print_corpus(out: Console, corpus: Corpus) -> None:
     """Print what a corpus holds: labels, modalities with their recipes, sizes per split or fold."""
     out.print(f"{corpus.name} ({corpus.path})", style="bold")
@@ -102,7 +85,7 @@ def print_dialogue(out: Console, corpus: Corpus, dialogue: int) -> None:
     present = {m: corpus.features(m)[1][start:stop].tolist() for m in corpus.modalities}
     group = groups(corpus).iloc[start] or NO_GROUP
     out.print(f"{corpus.dialogue_ids[dialogue]} ({group}), {stop - start} utterances", style="bold")
-    table = _table("#", "time", "speaker", "label", "text", "missing", right=(0, 1))
+    table = _table("index", "time", "speaker", "label", "text", "missing", right=(0, 1))
     for position, (_, row) in enumerate(rows.iterrows()):
         missing = ", ".join(m for m, flags in present.items() if not flags[position])
         spoken = ("" if pd.isna(row[field]) else str(row[field]) for field in ("speaker", "label", "text"))

@@ -1,28 +1,41 @@
 """`mmerc demo`: the whole road on the embedded corpus, in a few minutes."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from mmerc.cli.outputs import output_folder
+from mmerc.cli.terminal import load_torch, results, resumable
 
 if TYPE_CHECKING:
     from mmerc.evaluation import Evaluation
 
-console = Console(highlight=False)
+log = logging.getLogger(__name__)
 MODELS = ("text-only", "late-fusion", "df-erc")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the corpus and the runs.")] = Path("demo"),
-    seeds: Annotated[int, typer.Option(help="Runs of each model.", min=1)] = 3,
-    jobs: Annotated[int, typer.Option(help="Runs side by side, one thread each.", min=1)] = 3,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", callback=output_folder, help="Folder for the corpus and the runs."),
+    ] = Path("demo"),
+    seeds: Annotated[int, typer.Option(metavar="N", help="Runs of each model.", min=1)] = 3,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Runs side by side, one thread each.", min=1)] = 3,
 ) -> None:
-    """Generate the corpus `scripted`, train three models, compare them, predict a conversation and report it.
+    """Go the whole road on a generated corpus, in a few minutes.
 
-    What is already trained in `--out` is not trained again.
+    The corpus `scripted` is generated, three models are trained and compared, and a conversation is predicted
+    and reported. What is already trained in `--out` is not trained again.
     """
+    load_torch()
+    with resumable():
+        _go(out, seeds, jobs)
+
+
+def _go(out: Path, seeds: int, jobs: int) -> None:
     from mmerc.cli.corpus import encode_text
     from mmerc.cli.train import train_runs
     from mmerc.corpora.scripted import generate
@@ -36,40 +49,35 @@ def demo(
 
     folder = out / "scripted"
     if not (folder / "corpus.json").exists():
-        console.print(
-            "[bold]1.[/] generating 240 conversations with text, audio-like and visual-like features"
-        )
+        log.info("1. generating 240 conversations with text, audio-like and visual-like features")
         generate(folder)
     if "text" not in Corpus.open(folder).modalities:
-        console.print("[bold]2.[/] reading their texts with the embedded encoder")
+        log.info("2. reading their texts with the embedded encoder")
         encode_text(folder)
     corpus = Corpus.open(folder)
     found: dict[str, list[Evaluation]] = {}
     for number, model in enumerate(MODELS):
-        console.print(
-            f"[bold]{3 + number}.[/] training {model}, {seeds} seeds; the epoch is chosen on validation"
-        )
+        log.info("%d. training %s, %d seeds; the epoch is chosen on validation", 3 + number, model, seeds)
         runs = plan(corpus, out / model, range(seeds), cross_validate=False)
         train_runs(folder, resolve(model), runs, jobs=jobs, resume=True, device="cpu")
         found[model] = evaluate(out / model, corpus, device="cpu")
-    console.print(_comparison(found))
+    results().print(_comparison(found))
     best = plan(corpus, out / "df-erc", range(seeds), cross_validate=False)[0].folder
     longest = max(corpus.split("test"), key=lambda d: corpus.offsets[d + 1] - corpus.offsets[d])
-    console.print("[bold]6.[/] a conversation of the test split, as DF-ERC reads it")
+    log.info("6. a conversation of the test split, as DF-ERC reads it")
     recognizer = load(best, "cpu")
     conversation = corpus.conversation(int(longest))
-    console.print(render(recognizer.predict(conversation)))
+    results().print(render(recognizer.predict(conversation)))
     page = out / "report.html"
     write_report(page, [recognizer.explain(conversation)], title="A conversation of the demo", model="df-erc")
-    console.print(f"[bold]7.[/] the same as a page to look at, with the turns that mattered: {page}")
+    log.info("7. the same as a page to look at, with the turns that mattered: %s", page)
     chat = _chat(out)
-    console.print(f"[bold]8.[/] {chat}, as `meld-text` reads it, the model in the box")
-    console.print(render(load(device="cpu").predict(chat)))
-    console.print(
-        f"next: open {page} in a browser\n"
-        f"      mmerc predict {chat} --html chat.html  (or a chat of yours)\n"
-        f"      mmerc evaluate {out / 'df-erc'} --corpus {folder}  (each class, confusion, calibration)"
-    )
+    log.info("8. %s, as `meld-text` reads it, the model in the box", chat)
+    results().print(render(load(device="cpu").predict(chat)))
+    log.info("next: open %s in a browser", page)
+    log.info("      mmerc predict %s --html chat.html  (or a chat of yours)", chat)
+    evaluated = out / "df-erc"
+    log.info("      mmerc evaluate %s --corpus %s  (each class, confusion, calibration)", evaluated, folder)
 
 
 def _chat(folder: Path) -> Path:

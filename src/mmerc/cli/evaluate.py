@@ -5,33 +5,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from mmerc.cli.common import Device
+from mmerc.cli.outputs import output_file, require_apart
+from mmerc.cli.terminal import load_torch, results, status
 
 if TYPE_CHECKING:
     from mmerc.evaluation import Evaluation
 
-console = Console(highlight=False)
-
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run with several seeds or folds.")],
-    corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
-    split: Annotated[str, typer.Option(help="Split of a corpus without folds.")] = "test",
-    json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the scores as Markdown.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a run with several seeds or folds."),
+    ],
+    corpus: Annotated[Path, typer.Option(metavar="DIR", help="Corpus folder.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of a corpus without folds.")] = "test",
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", callback=output_file, help="Write the scores as JSON."),
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", callback=output_file, help="Write the scores as Markdown."),
+    ] = None,
+    device: Device = "auto",
 ) -> None:
-    """Score a checkpoint: accuracy, weighted and macro F1, each class, confusion, calibration error.
+    """Score a checkpoint on a test split.
 
-    Several seeds give mean ± sd. The folds of a cross-validation are pooled.
+    Accuracy, weighted and macro F1, each class, confusion, and calibration error. Several seeds give mean ±
+    sd. The folds of a cross-validation are pooled.
     """
+    require_apart([json, markdown])
+    load_torch()
     from mmerc.corpus import Corpus
     from mmerc.evaluation import evaluate as score_runs
     from mmerc.metrics import summarise
     from mmerc.storage import write_json, write_text
 
     opened = Corpus.open(corpus)
-    evaluations = score_runs(checkpoint, opened, split, device)
+    with status("testing"):
+        evaluations = score_runs(checkpoint, opened, split, device)
     which = split if evaluations[0].fold_count == 0 else "pooled test folds"
     title = f"{checkpoint} on {opened.name}, {which}"
     show_evaluations(evaluations, title)
@@ -48,5 +62,5 @@ def show_evaluations(evaluations: "Sequence[Evaluation]", title: str) -> None:
     from mmerc.metrics import render, summarise
 
     result = evaluations[0].scores if len(evaluations) == 1 else summarise([e.scores for e in evaluations])
-    console.rule(title)
-    console.print(render(result))
+    results().print(title, style="bold")
+    results().print(render(result))

@@ -1,5 +1,6 @@
 """`mmerc extract`: from clips or recordings to a corpus folder with features."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +9,16 @@ import typer
 
 from mmerc.cli.corpus import add_text, pairs, require_free
 from mmerc.cli.measuring import CacheFile, Engines, Jobs, metering
+from mmerc.cli.outputs import output_folder
+from mmerc.cli.terminal import load_torch, results, resumable
 from mmerc.errors import CorpusError
 
 if TYPE_CHECKING:
     from mmerc.corpora.label_maps import LabelMap
     from mmerc.corpus import Corpus
     from mmerc.features.extractors import Chosen
+
+log = logging.getLogger(__name__)
 
 NONE = "none"
 
@@ -27,13 +32,23 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The corpus folder to write, or to go on with.")
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        callback=output_folder,
+        help="The corpus folder to write, or to go on with.",
+    ),
 ]
 Transcript = Annotated[
     Path | None,
-    typer.Option(help="Who says what when in a recording; for MELD: the folder of its *_sent_emo.csv."),
+    typer.Option(
+        metavar="FILE", help="Who says what when in a recording; for MELD: the folder of its *_sent_emo.csv."
+    ),
 ]
-Table = Annotated[Path | None, typer.Option(help="The table of a folder of clips, if there are several.")]
+Table = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The table of a folder of clips, if there are several.")
+]
 Audio = Annotated[
     str, typer.Option(metavar="RECIPE", help="`prosody`, `opensmile/SET` (IS10, eGeMAPSv02, …), or `none`.")
 ]
@@ -45,7 +60,7 @@ Text = Annotated[
     str, typer.Option(metavar="ENCODER", help="`minilm`, a folder, a model on the hub, or `none`.")
 ]
 FaceDetector = Annotated[
-    Path | None, typer.Option(metavar="ONNX", help="A face detector; by default OpenCV's cascade.")
+    Path | None, typer.Option(metavar="FILE", help="A face detector; by default OpenCV's cascade.")
 ]
 Labels = Annotated[str | None, typer.Option(metavar="A,B,C", help="Label names in class order.")]
 MapName = Annotated[
@@ -56,9 +71,14 @@ Columns = Annotated[
     list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Which column holds a field. Repeatable.")
 ]
 Validation = Annotated[
-    int, typer.Option(min=0, help="Turn so many training dialogues of a table into the validation split.")
+    int,
+    typer.Option(
+        metavar="N", min=0, help="Turn so many training dialogues of a table into the validation split."
+    ),
 ]
-Name = Annotated[str | None, typer.Option(help="Name of the corpus; by default that of the folder.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the corpus; by default that of the folder.")
+]
 MediaRoot = Annotated[
     Path | None,
     typer.Option("--media-root", metavar="DIR", help="Where the media of a corpus are, if they were moved."),
@@ -88,11 +108,13 @@ def extract(
     cache: CacheFile = None,
     force: Force = False,
 ) -> None:
-    """Extract features of sound, pictures and text: one command from raw media to a corpus.
+    """Turn recordings and transcripts into a corpus with features.
 
-    What was measured before is taken from the cache, so that an extraction that was cut goes on where it
-    stopped. A file that cannot be read stops nothing: `absent.csv` in the corpus names it, and why.
+    Features of sound, pictures and text, in one command. What was measured before is taken from the cache, so
+    that an extraction that was cut goes on where it stopped. A file that cannot be read stops nothing:
+    `absent.csv` in the corpus names it, and why.
     """
+    load_torch()
     import pandas as pd
 
     from mmerc.cli import corpus_tables
@@ -119,9 +141,10 @@ def extract(
         with metering(jobs, engine, cache) as meter:
             corpus = measure(corpus, chosen, meter, media)
     if text != NONE and _has_text(corpus):
-        corpus = _with_text(corpus, text, force)
+        with resumable():
+            corpus = _with_text(corpus, text, force)
     absent = pd.read_csv(corpus.path / ABSENT) if chosen else pd.DataFrame(columns=["modality", "reason"])
-    corpus_tables.print_extracted(corpus_tables.console(), corpus, absent)
+    corpus_tables.print_extracted(results(), corpus, absent)
 
 
 def _chosen(audio: str, visual: str, face_detector: Path | None) -> "dict[str, Chosen]":
@@ -136,7 +159,7 @@ def _chosen(audio: str, visual: str, face_detector: Path | None) -> "dict[str, C
     if audio.startswith("opensmile"):
         from mmerc.features.opensmile import LICENCE
 
-        typer.echo(LICENCE, err=True)
+        log.warning("%s", LICENCE)
     return chosen
 
 
@@ -157,7 +180,7 @@ def _there(source: Path, out: Path | None, force: bool) -> "Corpus | None":
         raise CorpusError(
             f"{out} holds a corpus of {root}, not of {source}: choose another --out, or --force"
         )
-    typer.echo(f"{out} is there: going on with it (--force imports {source} again)")
+    log.info("%s is there: going on with it (--force imports %s again)", out, source)
     return corpus
 
 
@@ -205,7 +228,7 @@ def _imported(
             name=name,
             validation=validation,
         )
-    corpus_tables.print_import(corpus_tables.console(), corpus, next_command=False)
+    corpus_tables.print_import(results(), corpus, next_command=False)
     return corpus
 
 

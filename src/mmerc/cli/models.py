@@ -4,13 +4,14 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from mmerc.cli.terminal import load_torch, results
 
 if TYPE_CHECKING:
     from mmerc.models.describe import Card
 
-app = typer.Typer(help="List the models, and print a model's config with every key explained.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
@@ -18,11 +19,12 @@ def models(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List the models; `mmerc models show NAME` prints the config of one."""
+    """List the models, or explain the settings of one."""
     if context.invoked_subcommand is not None:
         if as_json:
             raise typer.BadParameter("the list is printed as JSON, a config is YAML", param_hint="--json")
         return
+    load_torch()
     from mmerc.models import MODELS
     from mmerc.models.describe import MELD_CLASSES, MELD_WIDTHS, card
     from mmerc.shipped import SHIPPED, located
@@ -34,7 +36,7 @@ def models(
         typer.echo(json.dumps({"parameters_at": shape, "models": listed}, indent=2, ensure_ascii=False))
         return
     widths = ", ".join(f"{name} {width}" for name, width in MELD_WIDTHS.items())
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = results()
     console.print(_table(cards))
     console.print(
         f"parameters: of the first preset, the default, at MELD's shape ({widths}, {MELD_CLASSES} classes)\n"
@@ -51,10 +53,14 @@ def models(
 def show(
     model: Annotated[str, typer.Argument(metavar="NAME", help="A model, as `mmerc models` lists it.")],
     preset: Annotated[
-        str | None, typer.Option(help="Preset of the model; its first one if not given.")
+        str | None, typer.Option(metavar="NAME", help="Preset of the model; its first one if not given.")
     ] = None,
 ) -> None:
-    """Print the full config of a model as YAML for `mmerc train --config`, every key explained."""
+    """Print the config of a model, every key explained.
+
+    It is YAML for `mmerc train --config`.
+    """
+    load_torch()
     from mmerc.models.describe import config_file
 
     typer.echo(config_file(model, preset), nl=False)

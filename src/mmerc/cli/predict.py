@@ -1,5 +1,6 @@
 """`mmerc predict`: the emotion of every utterance of a chat or a recording, or of many of them."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -8,15 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from mmerc.cli.common import Device
 from mmerc.cli.measuring import CacheFile, Jobs, default_cache
-from mmerc.cli.reading import Device, FaceDetector, Transcript, Weights, answer, checkpoint_and_others
+from mmerc.cli.outputs import output_file, output_folder, require_apart
+from mmerc.cli.progress import progress
+from mmerc.cli.reading import (
+    STDIN,
+    FaceDetector,
+    Transcript,
+    Weights,
+    answer,
+    checkpoint_and_others,
+)
+from mmerc.cli.terminal import load_torch, results, resumable
 from mmerc.errors import ConfigError, ConversationError
 
 if TYPE_CHECKING:
     from mmerc.conversation import Prediction
     from mmerc.predictions import Outcome, Setup
+
+log = logging.getLogger(__name__)
 
 Format = Literal["table", "json", "csv"]
 Given = Annotated[
@@ -25,29 +38,35 @@ Given = Annotated[
         metavar="[CHECKPOINT] CONVERSATION",
         help="A checkpoint folder, a model in the box (`meld-text` if none is named) or on the Hugging Face "
         "Hub (`name/model`), and a transcript (CSV, JSON, SRT, WebVTT, ELAN, TextGrid, `Speaker: text` "
-        "lines, …) or, with --transcript, an audio or video recording. With --out-dir: "
+        "lines, …; - is standard input) or, with --transcript, an audio or video recording. With --out-dir: "
         "any number of transcripts, of recordings with transcripts of the same name beside them, and of "
         "folders with these.",
     ),
 ]
 Formats = Annotated[
-    Format | None, typer.Option(help="What to write; by default a table, with --out-dir JSON.")
+    Format | None,
+    typer.Option(metavar="table|json|csv", help="What to write; by default a table, with --out-dir JSON."),
 ]
 OutFolder = Annotated[
     Path | None,
     typer.Option(
         "--out-dir",
         metavar="DIR",
+        callback=output_folder,
         help="Write one file for each conversation file there. What was made before of the same files by the "
         "same checkpoint is left as it is: cut off, the same command goes on.",
     ),
 ]
 EngineName = Literal["processes", "ray"]
 Engines = Annotated[
-    EngineName, typer.Option(help="With --out-dir, `ray`: on the Ray cluster of RAY_ADDRESS.")
+    EngineName,
+    typer.Option(metavar="processes|ray", help="With --out-dir, `ray`: on the Ray cluster of RAY_ADDRESS."),
 ]
 Gpus = Annotated[
-    float, typer.Option(help="With `--engine ray`: a worker's share of a GPU, such as 0.25.", min=0, max=1)
+    float,
+    typer.Option(
+        metavar="SHARE", help="With `--engine ray`: a worker's share of a GPU, such as 0.25.", min=0, max=1
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="With --out-dir: make anew, and overwrite, what is there.")
@@ -58,10 +77,18 @@ def predict(
     given: Given,
     transcript: Transcript = None,
     format: Formats = None,
-    out: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", callback=output_file, help="Write there instead of to the terminal."),
+    ] = None,
     out_folder: OutFolder = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page to look at, too (`mmerc report` has more options).")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            callback=output_file,
+            help="Write a page to look at, too (`mmerc report` has more options).",
+        ),
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
@@ -72,7 +99,10 @@ def predict(
     gpus: Gpus = 0,
     force: Force = False,
 ) -> None:
-    """Predict each utterance's emotion, how sure, which modalities counted, and how much context entered."""
+    """Predict the emotion of every utterance in a conversation.
+
+    It says how sure the model is, which modalities counted, and how much context entered.
+    """
     if out_folder is not None:
         from mmerc.features.extractors import Files
         from mmerc.predictions import Setup
@@ -82,6 +112,8 @@ def predict(
                 "--out-dir writes JSON or CSV, a file for each conversation file, and takes transcripts from "
                 "beside the recordings: leave --format table, --out, --html and --transcript out"
             )
+        if STDIN in given:
+            raise ConfigError("- is standard input, which --out-dir does not read: name files or folders")
         kept_at = _cache_of_workers(engine, gpus, cache)
         checkpoint, paths = checkpoint_and_others(given)
         files = Files(weights, face_detector)
@@ -91,6 +123,7 @@ def predict(
     _require_one(given, engine == "ray" or gpus > 0 or force)
     if format in (None, "table") and out is not None:
         raise ConfigError("--out needs --format json or csv")
+    require_apart([out, html], [*given, transcript])
     answered = answer(given, transcript, device, weights, face_detector, jobs, cache)
     if html is not None:
         from mmerc.report import explain, write_report
@@ -106,7 +139,7 @@ def _show(predictions: "Iterable[Prediction]", format: Format, out: Path | None)
 
     if format == "table":
         for prediction in predictions:
-            Console(highlight=False).print(render(prediction))
+            results().print(render(prediction))
         return
     text = write_predictions(list(predictions), format)
     if out is None:
@@ -141,6 +174,7 @@ def _cache_of_workers(engine: EngineName, gpus: float, cache: Path | None) -> Pa
 def _predict_files(
     paths: Iterable[Path], setup: "Setup", jobs: int | None, engine: EngineName, gpus: float, force: bool
 ) -> None:
+    load_torch()
     from mmerc.cluster import on_cluster
     from mmerc.extraction.engines import in_processes
     from mmerc.optimization import choose_device
@@ -160,37 +194,20 @@ def _predict_files(
 
 
 def _shown(outcomes: "Iterable[Outcome]", total: int) -> "list[Outcome]":
-    """Draw a bar until all files are done; return what became of them."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("files"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
+    """Show how far it is until all files are done; return what became of them."""
     ended: list[Outcome] = []
-    failed = 0
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("files", total=None, note="")
-        try:
-            for outcome in outcomes:
-                if outcome.kept:  # takes no time: what is left is reckoned from the others
-                    total -= 1
-                else:
-                    failed += outcome.error is not None
-                    note = f"{failed} failed" if failed else outcome.given.path.name
-                    bar.update(task, advance=1, total=total, note=note)
-                ended.append(outcome)
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted: the same command goes on where it stopped\n")
-            raise
+    done = failed = 0
+    with progress() as begin, resumable():
+        files = begin("files", None)
+        for outcome in outcomes:
+            if outcome.kept:  # takes no time: what is left is reckoned from the others
+                total -= 1
+            else:
+                done += 1
+                failed += outcome.error is not None
+                note = f"{failed} failed" if failed else outcome.given.path.name
+                files.update(done, total=total, note=note)
+            ended.append(outcome)
     return ended
 
 
@@ -202,11 +219,11 @@ def _say_what_became(outcomes: "list[Outcome]", out: Path) -> None:
     """
     done = [outcome for outcome in outcomes if outcome.error is None and not outcome.kept]
     there = sum(outcome.kept for outcome in outcomes)
-    sys.stderr.write(f"{len(done)} file(s) predicted, {there} there before: {out}\n")
+    log.info("%d file(s) predicted, %d there before: %s", len(done), there, out)
     if done:
         total = sum(outcome.utterances for outcome in done)
         counts = {m: sum(outcome.present[m] for outcome in done) for m in done[0].present}
-        sys.stderr.write(f"used: {'; '.join(f'{m} in {n} of {total}' for m, n in counts.items())}\n")
+        log.info("used: %s", "; ".join(f"{m} in {n} of {total}" for m, n in counts.items()))
     if failed := [outcome for outcome in outcomes if outcome.error is not None]:
         lines = "\n".join(map(_told, failed))
         raise ConversationError(

@@ -1,13 +1,18 @@
 """`mmerc serve`: the models over HTTP."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmerc.cli.common import Device
+from mmerc.cli.terminal import loading
+
 if TYPE_CHECKING:
     from mmerc.recognizer import Recognizer
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -19,10 +24,11 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address; by default reached from this machine alone.")
+        str,
+        typer.Option(metavar="ADDRESS", help="Address; by default reached from this machine alone."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any that is free.")] = 8000,
+    device: Device = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,11 +36,15 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve models over HTTP: REST, OpenAPI, Prometheus. Keys are read from MMERC_API_KEY."""
+    """Serve models over HTTP, with a page to try them.
+
+    REST, OpenAPI, Prometheus; docs/service.md is the page on it. Keys are read from MMERC_API_KEY. Ctrl-C
+    finishes what was accepted, and ends.
+    """
     from mmerc.config import parse_overrides
     from mmerc.extras import needed
 
-    with needed("the service", "mmerc[serve]"):
+    with needed("the service", "mmerc[serve]"), loading("the service"):
         from mmerc.service.server import LOOPBACK, is_loopback
         from mmerc.service.server import serve as run
         from mmerc.service.settings import Settings
@@ -43,9 +53,7 @@ def serve(
         given = {"allowed_hosts": LOOPBACK, **given}
     read = Settings.read(given=given)
     if not is_loopback(host) and not read.api_keys:
-        sys.stderr.write(
-            f"warning: {host} is reached from other machines, and no key is asked for: set MMERC_API_KEY\n"
-        )
+        log.warning("%s is reached from other machines, and no key is asked for: set MMERC_API_KEY", host)
     run(_loaded(model or (), device), read, host, port)
 
 
@@ -67,5 +75,6 @@ def _loaded(models: "list[str] | tuple[()]", device: str) -> "dict[str, Recogniz
             name, folder = Path(text).resolve().name, text
         if name in loaded:
             raise ConfigError(f"two models are called {name!r}: name them, --model NAME=FOLDER")
-        loaded[name] = load(folder, device)
+        with loading(folder):
+            loaded[name] = load(folder, device)
     return loaded

@@ -1,59 +1,87 @@
 """`mmerc train`: one config on one corpus, over seeds and folds."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from mmerc.cli.common import Device
+from mmerc.cli.outputs import output_folder
+from mmerc.cli.progress import Work, duration, progress
+from mmerc.cli.studies import Track, say_lost
+from mmerc.cli.terminal import load_torch, results, resumable, show_messages
 
 if TYPE_CHECKING:
     from mmerc.config import RunConfig
     from mmerc.experiments.runs import Run
+    from mmerc.experiments.tracker_stores import Tracker
 
-console = Console(highlight=False)
+log = logging.getLogger(__name__)
+
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model, as `mmerc models` lists it.")]
+CorpusFolder = Annotated[Path, typer.Option(metavar="DIR", help="Corpus folder.")]
+RunFolder = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", callback=output_folder, help="Folder for the run; must not hold another run."
+    ),
+]
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="YAML file, or the name of a shipped config; later ones win. Repeatable."
+    ),
+]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper-meld.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Such as training.epochs=20. Repeatable."),
+]
+FirstSeed = Annotated[
+    int, typer.Option(metavar="N", help="Seed, or the first of several.", min=0, max=2**32 - 1)
+]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Number of runs with consecutive seeds.", min=1)]
+CrossValidate = Annotated[
+    bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
+]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Runs side by side, one thread each.", min=1)]
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="A model, as `mmerc models` lists it.")],
-    corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the run; must not hold another run.")],
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(help="YAML file, or the name of a shipped config; later ones win. Repeatable."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the model, such as refined or official-meld.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, such as training.epochs=20. Repeatable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed, or the first of several.", min=0, max=2**32 - 1)] = 0,
-    seeds: Annotated[int, typer.Option(help="Number of runs with consecutive seeds.", min=1)] = 1,
-    cross_validate: Annotated[
-        bool, typer.Option("--cross-validate", help="One run per fold, then scores on the pooled test folds.")
-    ] = False,
+    model: ModelName,
+    corpus: CorpusFolder,
+    out: RunFolder,
+    config: ConfigFiles = None,
+    preset: Preset = None,
+    assignments: Assignments = None,
+    seed: FirstSeed = 0,
+    seeds: Seeds = 1,
+    cross_validate: CrossValidate = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    jobs: Annotated[int, typer.Option(help="Runs side by side, one thread each.", min=1)] = 1,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")
-    ] = False,
+    device: Device = "auto",
+    jobs: Jobs = 1,
+    track: Track = None,
 ) -> None:
-    """Train a model; the epoch is chosen on the validation split, the test split is not read.
+    """Train a model on a corpus.
 
-    With `--cross-validate` the finished checkpoints are scored on their pooled test folds. Several processes
-    share each run under `torchrun --no-python --nproc-per-node 2 mmerc train …`.
+    The epoch is chosen on the validation split, the test split is not read. With `--cross-validate` the
+    finished checkpoints are scored on their pooled test folds. Several processes share each run under
+    `torchrun --no-python --nproc-per-node 2 mmerc train …`.
     """
+    load_torch()
     from mmerc.config import merge, parse_overrides, read_yaml
     from mmerc.corpus import Corpus
     from mmerc.distributed import from_first, joined, processes
     from mmerc.errors import ConfigError
     from mmerc.experiments.runs import plan, require_free
+    from mmerc.experiments.tracking import lost_trackers, read_trackers
     from mmerc.models import choose_modalities, resolve
     from mmerc.shipped import located_config
 
@@ -63,37 +91,28 @@ def train(
     opened = Corpus.open(corpus)
     modalities = choose_modalities(run_config, list(opened.modalities))
     runs = plan(opened, out, range(seed, seed + seeds), cross_validate)
-    if tensorboard and jobs > 1:
-        raise ConfigError("--tensorboard works with --jobs 1")
     name = f"{model} ({run_config.preset})" if run_config.preset else model
     with joined() as first:
         if jobs > 1 and processes() > 1:
             raise ConfigError("--jobs trains runs side by side, torchrun makes processes share one: choose")
-        console.quiet = not first
+        if not first:
+            show_messages(logging.ERROR)
+        trackers = from_first(lambda: read_trackers(track or []))
         from_first(lambda: require_free(out, runs))
-        console.print(f"[bold]{name}[/] on {opened.name}: {', '.join(modalities)}; {len(runs)} run(s)")
-        with _resumable():
-            records = train_runs(corpus, run_config, runs, jobs, resume, device, tensorboard and first)
+        log.info("%s on %s: %s; %d run(s)", name, opened.name, ", ".join(modalities), len(runs))
+        with resumable("the same command with --resume goes on after the last whole epoch"):
+            records = train_runs(corpus, run_config, runs, jobs, resume, device, trackers)
     if not first:
         return
     _show(records, out)
+    say_lost(lost_trackers([run.folder for run in runs]))
     if cross_validate:
         from mmerc.cli.evaluate import show_evaluations
         from mmerc.evaluation import evaluate
 
         show_evaluations(evaluate(out, opened, device=device), f"{name} on {opened.name}, pooled test folds")
     else:
-        console.print(f"next: mmerc evaluate {out} --corpus {corpus}")
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say what to do after an interruption."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: the same command with --resume goes on after the last whole epoch\n")
-        raise
+        log.info("next: mmerc evaluate %s --corpus %s", out, corpus)
 
 
 def train_runs(
@@ -103,77 +122,75 @@ def train_runs(
     jobs: int = 1,
     resume: bool = False,
     device: str = "auto",
-    tensorboard: bool = False,
+    trackers: "Sequence[Tracker]" = (),
 ) -> dict[str, dict[str, Any]]:
-    """Train with a progress bar; return the chosen epoch's record of each run, by folder."""
+    """Train and show how far it is; return the chosen epoch's record of each run, by folder."""
     from mmerc.corpus import Corpus
     from mmerc.experiments.runs import train_in_turn, train_side_by_side
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
     records: dict[str, dict[str, Any]] = {}
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress() as begin:
         if jobs > 1 and len(runs) > 1:
-            total = bar.add_task("runs", total=len(runs), note="")
-            ended = train_side_by_side(corpus, config, runs, jobs, resume, device)
+            together = begin("runs", len(runs))
+            ended = train_side_by_side(corpus, config, runs, jobs, resume, device, trackers)
         else:
-            total = None
+            together = None
             opened = Corpus.open(corpus)
             ended = train_in_turn(
                 opened, config, runs, resume, device,
-                lambda run: make_listener(bar, run, config.training.epochs, tensorboard),
+                lambda run: make_listener(begin(_named(run), None), run, config.training.epochs), trackers,
             )  # fmt: skip
-        for run, progress in ended:
-            records[str(run.folder)] = progress.history[progress.best_epoch - 1]
-            if total is not None:
-                bar.advance(total)
+        for done, (run, trained) in enumerate(ended, start=1):
+            records[str(run.folder)] = chosen = trained.history[trained.best_epoch - 1]
+            if together is not None:
+                together.update(done)
+                together.line(f"{_named(run)}: {_validation(chosen)}, {done} of {len(runs)} runs")
     return records
 
 
-def make_listener(bar: Progress, run: "Run", epochs: int, tensorboard: bool) -> Any:
-    """Return a listener that draws a run's bar, with the losses and the validation scores."""
+def make_listener(work: Work, run: "Run", epochs: int) -> Any:
+    """Return a listener that shows how far a run is, with the losses and the validation scores."""
     from mmerc.training import Listener
 
-    writer = _tensorboard_writer(run.folder) if tensorboard else None
-    name = "" if run.fold is None else f" fold {run.fold}"
-    task = bar.add_task(f"seed {run.seed}{name}", total=None, note="")
+    begun = time.monotonic()
 
-    class Drawing(Listener):
+    class Showing(Listener):
+        before: int | None = None  # epochs that were there already
         scores = ""
 
         def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
-            terms = " ".join(f"{k} {v:.3f}" for k, v in losses.items())
-            text = f"seed {run.seed}{name} epoch {epoch}/{epochs}"
-            bar.update(task, total=total, completed=done, description=text, note=f"{terms}{self.scores}")
+            self.before = epoch - 1 if self.before is None else self.before
+            name = f"{_named(run)} epoch {epoch}/{epochs}"
+            work.update(done, total=total, name=name, note=f"{_losses(losses)}{self.scores}")
 
         def epoch(self, record: dict[str, Any]) -> None:
-            validation = record["validation"]
-            self.scores = f" │ validation wF1 {100 * validation['weighted_f1']:.2f}"
-            if writer is not None:
-                for key, value in record["losses"].items():
-                    writer.add_scalar(f"loss/{key}", value, record["epoch"])
-                for key in ("weighted_f1", "macro_f1", "accuracy"):
-                    writer.add_scalar(f"validation/{key}", validation[key], record["epoch"])
-                writer.flush()
+            self.scores = f" │ {_validation(record)}"
+            number = record["epoch"]
+            left = (time.monotonic() - begun) / (number - (self.before or 0)) * (epochs - number)
+            rest = f", at most {duration(left)} left" if number < epochs else ""
+            name = f"{_named(run)} epoch {number}/{epochs}"
+            work.line(f"{name}: {_losses(record['losses'])}, {_validation(record)}{rest}")
 
-    return Drawing()
+    return Showing()
 
 
-def _tensorboard_writer(folder: Path) -> Any:
-    from mmerc.extras import needed
+def _named(run: "Run") -> str:
+    return f"seed {run.seed}" + ("" if run.fold is None else f" fold {run.fold}")
 
-    with needed("--tensorboard", "mmerc[tensorboard]"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(str(folder / "tensorboard"))
+
+def _losses(losses: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+
+
+def _validation(record: dict[str, Any]) -> str:
+    return f"validation wF1 {100 * record['validation']['weighted_f1']:.2f}"
 
 
 def _show(records: dict[str, dict[str, Any]], out: Path) -> None:
     """Print the scores of the chosen epochs, and what is suspicious about them."""
-    console.print(_table(records, out))
+    results().print(_table(records, out))
     for text in _warnings(records):
-        console.print(f"[yellow]warning:[/] {text}")
+        log.warning("%s", text)
 
 
 def _table(records: dict[str, dict[str, Any]], out: Path) -> Table:

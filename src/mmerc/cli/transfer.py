@@ -1,39 +1,53 @@
 """`mmerc transfer`: trained on one corpus, tested on another."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmerc.cli.common import Device
 from mmerc.cli.studies import (
     Assignments,
-    Device,
     Engines,
     Folds,
     Gpus,
     Jobs,
+    Preset,
     Seeds,
     SettingsFile,
     StudyFolder,
+    Track,
     complain,
-    console,
     results_of,
     run_cells,
     say_files,
     split_names,
 )
+from mmerc.cli.terminal import load_torch, results, status
+
+log = logging.getLogger(__name__)
+
+
+SeveralCorpora = Annotated[
+    str,
+    typer.Option(metavar="DIR,DIR,…", help="Corpus folders with the same labels, comma-separated."),
+]
+ModelName = Annotated[str, typer.Option(metavar="NAME", help="A model, as `mmerc models` lists it.")]
+Modalities = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,…", help="What to read, comma-separated; by default all that the corpora share."
+    ),
+]
 
 
 def transfer(
-    corpora: Annotated[str, typer.Option(help="Corpus folders with the same labels, comma-separated.")],
+    corpora: SeveralCorpora,
     out: StudyFolder,
-    model: Annotated[str, typer.Option(help="A model, as `mmerc models` lists it.")] = "df-erc",
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the model, such as refined or official-meld.")
-    ] = None,
-    modalities: Annotated[
-        str | None, typer.Option(help="What to read, comma-separated; by default all that the corpora share.")
-    ] = None,
+    model: ModelName = "df-erc",
+    preset: Preset = None,
+    modalities: Modalities = None,
     seeds: Seeds = 5,
     folds: Folds = False,
     settings: SettingsFile = None,
@@ -42,12 +56,14 @@ def transfer(
     device: Device = "auto",
     engine: Engines = "processes",
     gpus: Gpus = 0,
+    track: Track = None,
 ) -> None:
-    """Train a model on each corpus, test it on all; the matrix train × test.
+    """Train a model on each corpus, and test it on all.
 
     Each corpus is trained on by its own protocol, and tested on its test split, or on all its test folds. Cut
     off, the same command goes on.
     """
+    load_torch()
     from mmerc.config import parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings, settings_for
     from mmerc.experiments.comparison import write_report
@@ -69,20 +85,20 @@ def transfer(
     if modalities is not None:
         layers.append({"modalities": split_names(modalities, "--modalities")})
     shared = share_modalities(model, opened, [settings_for(given, "*", model), *layers])
-    console.print(f"{model} reads {', '.join(shared.names)}")
+    log.info("%s reads %s", model, ", ".join(shared.names))
     for name, reason in shared.left_out.items():
-        console.print(f"[yellow]left out:[/] {name}: {reason}")
+        log.warning("left out: %s: %s", name, reason)
     for warning in shared.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        log.warning("%s", warning)
     cells = plan_transfer(model, opened, shared.names, out, range(seeds), folds, given, *layers)
-    failed = run_cells(cells, jobs, device, engine, gpus)
-    if results := results_of(cells):
+    failed = run_cells(cells, jobs, device, engine, gpus, track)
+    if found := results_of(cells):
         targets = [Target.of(corpus, folds) for corpus in opened]
-        with one_thread(), console.status("testing on the other corpora"):
-            records = matrix(results, targets, device)
+        with one_thread(), status("testing on the other corpora"):
+            records = matrix(found, targets, device)
         tables = grids(model, shared.names, records, targets)
         for grid in tables:
-            console.print(grid.terminal())
+            results().print(grid.terminal())
         facts = {"model": model, "modalities": shared.names, "method": METHOD}
         say_files(write_report(out / "transfer", tables, records, facts))
     complain(failed)

@@ -25,15 +25,17 @@ from mmerc.config import RunConfig, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
 from mmerc.evaluation import evaluate, predictions, score_table, write_predictions
-from mmerc.experiments.listeners import Oracle, Stopwatch, read_notes
+from mmerc.experiments.listeners import Oracle, Pruned, Stopwatch, read_notes
 from mmerc.experiments.runs import Run, plan, task_of
+from mmerc.experiments.tracker_stores import Tracker
+from mmerc.experiments.tracking import train_tracked
 from mmerc.manifest import damaged
 from mmerc.metrics import Scores, Summary, summarise
 from mmerc.models import resolve
 from mmerc.optimization import choose_device, failures_explained
 from mmerc.processes import side_by_side
 from mmerc.storage import exclusive, write_json, write_text
-from mmerc.training import train
+from mmerc.training import Listener
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,26 @@ class Cell:
 
 
 class Job(NamedTuple):
-    """One run of a cell."""
+    """One run of a cell; `watch` makes a listener more where it trains."""
 
     cell: Cell
     run: Run
+    watch: Callable[[], Listener] | None = None
 
 
 Engine = Callable[[Callable[[Job], float], Sequence[Job]], Iterator[tuple[Job, float | Exception]]]
 
 
 class Outcome(NamedTuple):
-    """How a run ended: the weighted F1 of the chosen epoch on validation, or why it failed."""
+    """How a run ended: the weighted F1 of the chosen epoch on validation, or why it failed or was pruned."""
 
     job: Job
     validation: float | None
     error: str | None = None
+    pruned: int | None = None  # the epoch after which a listener ended it
+
+
+Runner = Callable[[Sequence[Job]], Iterator[Outcome]]  # trains jobs, yields each as it ends
 
 
 @dataclass(frozen=True)
@@ -143,16 +150,22 @@ def pending(cells: Sequence[Cell]) -> list[Job]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], processes: int, device: str = "auto", engine: Engine | None = None
+    jobs: Sequence[Job],
+    processes: int,
+    device: str = "auto",
+    engine: Engine | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Iterator[Outcome]:
     """Train and test `jobs`; yield each as it ends. A failure's reason goes to `error.txt`.
 
     They go side by side in so many processes, or where `engine` takes them (`mmerc.cluster.on_cluster`).
     """
     engine = engine or partial(side_by_side, processes=processes)
-    for job, result in engine(partial(_train_and_test, device), jobs):
+    for job, result in engine(partial(_train_and_test, device, trackers), jobs):
         error_file = job.run.folder / "error.txt"
-        if isinstance(result, Exception):
+        if isinstance(result, Pruned):
+            yield Outcome(job, None, pruned=result.epoch)
+        elif isinstance(result, Exception):
             trace = "".join(traceback.format_exception(result))
             write_text(error_file, f"{result}\n" if isinstance(result, MmercError) else trace)
             kind = "" if isinstance(result, MmercError) else f"{type(result).__name__}: "
@@ -162,13 +175,13 @@ def run_jobs(
             yield Outcome(job, result)
 
 
-def _train_and_test(device: str, job: Job) -> float:
+def _train_and_test(device: str, trackers: Sequence[Tracker], job: Job) -> float:
     """Finish a run in this process; return the chosen epoch's weighted F1 on validation."""
     with exclusive(job.run.folder, TrainingError):
-        return _finish(device, job)
+        return _finish(device, trackers, job)
 
 
-def _finish(device: str, job: Job) -> float:
+def _finish(device: str, trackers: Sequence[Tracker], job: Job) -> float:
     corpus = Corpus.open(job.cell.corpus)
     folder, fold, data = job.run.folder, job.run.fold, fingerprint(corpus)
     if (folder / "checkpoint.json").exists() and not (folder / "state.pt").exists():
@@ -177,11 +190,12 @@ def _finish(device: str, job: Job) -> float:
             "would overwrite it: move it away, or use another --out"
         )
     task = task_of(corpus, job.cell.config, job.run)
-    listener = Stopwatch(folder)
+    listener: Listener = Stopwatch(folder)
     if job.cell.test == "oracle":
         test = corpus.split("test") if fold is None else corpus.fold(fold)["test"]
         listener = Oracle(folder, task, test, data)
-    progress = train(task, folder, resume=True, device=device, listener=listener)
+    watch = [job.watch()] if job.watch else []
+    progress = train_tracked(task, folder, trackers, [listener, *watch], resume=True, device=device)
     if job.cell.test == "frozen" and job.cell.predictions:
         with failures_explained(task.run, choose_device(device)):
             (found,) = evaluate(folder, corpus, device=device)  # the one look at the test split

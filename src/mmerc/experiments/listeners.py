@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmerc.batch import Examples
 from mmerc.errors import TrainingError
 from mmerc.evaluation import predictions, score_table, write_predictions
 from mmerc.models.pipeline import Pipeline
+from mmerc.run_state import Progress
 from mmerc.storage import write_json
 from mmerc.task import Dialogues, Task
 from mmerc.training import Listener
@@ -23,6 +25,41 @@ def read_notes(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+class Together(Listener):
+    """Several listeners, told one after the other."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.listeners = listeners
+
+    def begin(self, progress: Progress) -> None:
+        """Tell all of them."""
+        for listener in self.listeners:
+            listener.begin(progress)
+
+    def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
+        """Tell all of them."""
+        for listener in self.listeners:
+            listener.step(epoch, done, total, losses)
+
+    def validated(self, epoch: int, pipeline: Pipeline, examples: Examples) -> None:
+        """Tell all of them."""
+        for listener in self.listeners:
+            listener.validated(epoch, pipeline, examples)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Tell all of them."""
+        for listener in self.listeners:
+            listener.epoch(record)
+
+
+class Pruned(Exception):  # noqa: N818  # how a run may end, and no mistake
+    """A run was cut short after `epoch`, since others had scored better by then."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
 
 
 class Stopwatch(Listener):

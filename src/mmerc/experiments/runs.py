@@ -9,10 +9,12 @@ from typing import NamedTuple
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError, MmercError, TrainingError
+from mmerc.experiments.tracker_stores import Tracker
+from mmerc.experiments.tracking import NOTES, train_tracked
 from mmerc.processes import side_by_side
 from mmerc.run_state import Progress
 from mmerc.task import Task
-from mmerc.training import Listener, train
+from mmerc.training import Listener
 
 
 class Run(NamedTuple):
@@ -59,7 +61,7 @@ def require_free(out: Path, runs: Sequence[Run]) -> None:
         raise TrainingError(f"{out} cannot be written: {nearest} is not a folder that you may write to")
     if not out.is_dir() or any((run.folder / "state.pt").exists() for run in runs):
         return
-    names = {p.name for p in out.iterdir()} - {"tensorboard"}  # may be older than the run's first epoch
+    names = {p.name for p in out.iterdir()} - {"tensorboard", NOTES}  # may be older than the first epoch
     other = sorted(name for name in names if not name.startswith("."))
     if runs[0].folder != out:  # the runs have folders of their own
         other = [name for name in other if name in ("corpus.json", "checkpoint.json", "state.pt")]
@@ -76,7 +78,13 @@ def task_of(corpus: Corpus, config: RunConfig, run: Run) -> Task:
 
 
 def train_side_by_side(
-    corpus: Path, config: RunConfig, runs: Sequence[Run], jobs: int, resume: bool, device: str
+    corpus: Path,
+    config: RunConfig,
+    runs: Sequence[Run],
+    jobs: int,
+    resume: bool,
+    device: str,
+    trackers: Sequence[Tracker] = (),
 ) -> Iterator[tuple[Run, Progress]]:
     """Train runs in `jobs` processes of one thread each; yield each run as it ends.
 
@@ -86,7 +94,7 @@ def train_side_by_side(
         TrainingError: at the end, naming the runs that failed and why.
     """
     failed: list[str] = []
-    work = partial(_train_alone, corpus, config, resume, device)
+    work = partial(_train_alone, corpus, config, resume, device, trackers)
     for run, result in side_by_side(work, runs, jobs):
         if isinstance(result, MmercError):
             failed.append(f"{run.folder}: {result}")
@@ -105,14 +113,17 @@ def train_in_turn(
     resume: bool,
     device: str,
     listener: Callable[[Run], Listener],
+    trackers: Sequence[Tracker] = (),
 ) -> Iterator[tuple[Run, Progress]]:
     """Train runs one after the other in this process; yield each as it ends."""
     for run in runs:
         task = task_of(corpus, config, run)
-        progress = train(task, run.folder, resume=resume, device=device, listener=listener(run))
+        progress = train_tracked(task, run.folder, trackers, [listener(run)], resume=resume, device=device)
         yield run, progress
 
 
-def _train_alone(corpus: Path, config: RunConfig, resume: bool, device: str, run: Run) -> Progress:
+def _train_alone(
+    corpus: Path, config: RunConfig, resume: bool, device: str, trackers: Sequence[Tracker], run: Run
+) -> Progress:
     task = task_of(Corpus.open(corpus), config, run)
-    return train(task, run.folder, resume=resume, device=device)
+    return train_tracked(task, run.folder, trackers, [], resume=resume, device=device)

@@ -31,10 +31,14 @@ class Range:
     log: bool = False
 
     def draw(self, generator: np.random.Generator) -> float:
-        """Return a value, rounded to three significant digits."""
+        """Return a value, rounded as `rounded` does."""
         low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
         value = generator.uniform(low, high)
-        return float(f"{math.exp(value) if self.log else value:.3g}")
+        return self.rounded(math.exp(value) if self.log else value)
+
+    def rounded(self, value: float) -> float:
+        """Return a value with three significant digits, within the range."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 def read_choices(text: str) -> tuple[str, list[Any]]:
@@ -75,13 +79,17 @@ def grid_trials(choices: Mapping[str, Sequence[Any]]) -> list[Values]:
 def random_trials(
     choices: Mapping[str, Sequence[Any]], ranges: Mapping[str, Range], count: int, seed: int = 0
 ) -> list[Values]:
-    """Draw `count` trials: from each range, and evenly from each list of choices."""
+    """Draw `count` trials from each range, and evenly from each list of choices.
+
+    One that is drawn twice is one trial.
+    """
     generator = np.random.default_rng(seed)
-    return [
+    drawn = [
         {key: values[int(generator.integers(len(values)))] for key, values in choices.items()}
         | {key: found.draw(generator) for key, found in ranges.items()}
         for _ in range(count)
     ]
+    return list({trial_name(trial): trial for trial in drawn}.values())
 
 
 def overrides(trial: Values) -> dict[str, Any]:

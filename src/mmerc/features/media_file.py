@@ -19,7 +19,7 @@ from mmerc.extras import needed
 with needed("reading sound and pictures", "mmerc[media]", MediaError):
     import av
     from av.container import InputContainer
-    from av.stream import Disposition, Stream
+    from av.stream import Discard, Disposition, Stream
 
 # Demuxers that read one file and nothing else; playlists, image sequences and devices are not among them.
 FORMATS: Final = (
@@ -198,8 +198,8 @@ def _pictures_info(container: InputContainer, stream: Any) -> PicturesInfo:
 def read_packets(container: InputContainer, stream: Stream, damage: Damage) -> Iterator[Any]:
     """Yield the packets of a stream, then None or an empty one, which makes the decoder give all it has."""
     for other in container.streams:
-        if other.index != stream.index and hasattr(other, "discard"):  # from PyAV 18 on; saves time only
-            other.discard = av.stream.Discard.all
+        if other.index != stream.index:
+            other.discard = Discard.all
     try:
         yield from container.demux(stream)
     except av.FFmpegError:  # the file breaks off here; what came before is good

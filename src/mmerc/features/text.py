@@ -9,7 +9,9 @@ as well (docs/log.md); `frozen_encoder` knows what suits an encoder.
 """
 
 import json
+import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,8 @@ from mmerc.features.packing import (
     split_blocks,
 )
 from mmerc.storage import atomic_folder, write_json
+
+_log = logging.getLogger(__name__)
 
 _TOKENIZING = threading.Lock()  # a tokenizer's settings change inside a call
 _NO_LIMIT = 512  # tokens in a window of an encoder that names no limit of its own
@@ -128,8 +132,10 @@ class TextEncoder(nn.Module):
         """
         if utterance_limit < 1 or (window is not None and window < 1):
             raise FeatureError(f"text encoder {name!r}: window and utterance limit must be at least 1 token")
+        begin = time.perf_counter()
         source = pretrained.find(name, revision)
         parts = pretrained.read(source.folder)
+        _log.debug("text encoder %s: %s, %.1f s", name, source.folder, time.perf_counter() - begin)
         deepest = _layer_count(parts.model)
         if layers is not None and not (layers and all(0 <= layer <= deepest for layer in layers)):
             raise FeatureError(f"text encoder {name!r}: layers are 0 to {deepest}, not {list(layers)}")

@@ -73,7 +73,11 @@ def places(error: BaseException) -> list[str]:
 
 
 def logging_config() -> dict[str, Any]:
-    """Return the configuration of `logging` under which everything is written to stderr as JSON lines."""
+    """Return the configuration of `logging` under which everything is written to stderr as JSON lines.
+
+    `mmerc serve --quiet` leaves the errors; `--verbose` ends here, since it would name files of clients.
+    """
+    level = "ERROR" if logging.getLogger("mmerc").level > logging.INFO else "INFO"
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -81,8 +85,9 @@ def logging_config() -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
-            "mmerc.service": {"level": "INFO"},
-            "uvicorn": {"level": "INFO"},
+            "mmerc": {"handlers": [], "level": level},  # without the handler of the command line
+            "mmerc.service": {"level": level},
+            "uvicorn": {"level": level},
             "python_multipart": {"level": "CRITICAL"},  # it quotes what it reads
         },
     }

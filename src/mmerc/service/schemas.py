@@ -99,14 +99,14 @@ def check_length(conversation: Conversation, settings: Settings) -> None:
 class InfluenceOut(Answered):
     """What another turn does to the probability of the label."""
 
-    turn: int
+    turn: int = Field(description="Its number, from 1.")
     change: float = Field(description="The probability with the turn minus without it.")
 
 
 class EmotionOut(Answered):
     """An utterance, and its emotion."""
 
-    index: int
+    turn: int = Field(description="Its number, from 1.")
     speaker: str
     text: str
     start_ms: int | None = None

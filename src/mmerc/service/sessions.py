@@ -88,7 +88,7 @@ class ChangeOut(Answered):
 class UpdateAnswer(Answered):
     """What the newest turn brings."""
 
-    turn: int = Field(description="Its number, from 0.")
+    turn: int = Field(description="Its number, from 1.")
     emotion: FeelingOut
     changes: list[ChangeOut] = Field(description="Earlier turns with another label or other probabilities.")
 

@@ -15,6 +15,7 @@ Utterances of subtitles, Whisper, ELAN and Praat are in order of their start; th
 """
 
 import codecs
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mmerc.transcripts.documents import json_document_rows, json_lines_rows
 from mmerc.transcripts.elan import elan_rows
 from mmerc.transcripts.plain import read_lines
 from mmerc.transcripts.rows import FIELDS, Row, checked
+from mmerc.transcripts.sniffing import guess_suffix
 from mmerc.transcripts.substation import substation_rows
 from mmerc.transcripts.subtitles import srt_rows, vtt_rows
 from mmerc.transcripts.tables import table_rows
@@ -31,6 +33,7 @@ from mmerc.transcripts.textgrid import textgrid_rows
 
 __all__ = ["FIELDS", "parse_transcript", "read_transcript"]
 
+_log = logging.getLogger(__name__)
 _BOMS = {  # the UTF-32 mark begins with the UTF-16 one, so it comes first
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -61,21 +64,26 @@ def read_transcript(path: str | Path) -> list[Conversation]:
     return parse_transcript(raw, path)
 
 
-def parse_transcript(raw: bytes, path: Path) -> list[Conversation]:
+def parse_transcript(raw: bytes, path: Path, *, by_content: bool = False) -> list[Conversation]:
     """Read the conversations of a transcript that is not on disk.
 
     Args:
         raw: content of the file
         path: what it is called: the form follows its suffix, messages and conversations are named after it
+        by_content: tell the form by the content instead, see `guess_suffix`
 
     Raises:
         ConversationError: as `read_transcript`.
     """
-    read = _READERS.get(path.suffix.lower(), plain_rows)
-    rows = list(read(path, _decoded(raw, path)))
+    text = _decoded(raw, path)
+    suffix = guess_suffix(text) if by_content else path.suffix.lower()
+    rows = list(_READERS.get(suffix, plain_rows)(path, text))
     if not rows:
         raise ConversationError(f"{path} holds no utterances")
-    return gathered(path, rows)
+    found = gathered(path, rows)
+    form = suffix.removeprefix(".") if suffix in _READERS else "plain text"
+    _log.debug("%s read as %s: %d utterances in %d conversations", path, form, len(rows), len(found))
+    return found
 
 
 def _decoded(raw: bytes, path: Path) -> str:

@@ -33,7 +33,7 @@ def table_rows(path: Path, text: str) -> Iterator[Row]:
         hint = f"a text that contains {separator!r} or a quote must stand in double quotes"
         raise ConversationError(f"{path}: {reason}; {hint}") from None
     header, *cells = table.to_numpy().tolist()
-    if path.suffix.lower() == ".tsv" and header == _WHISPER_HEADER:
+    if separator == "\t" and header == _WHISPER_HEADER:
         header = ["start_ms", "end_ms", "text"]
     fields = known_fields(((name, i) for i, name in enumerate(header)), f"{path}: the header")
     if "text" not in fields:

@@ -38,17 +38,18 @@ def write_predictions(predictions: Sequence[Prediction], fmt: Literal["json", "c
 def render(prediction: Prediction) -> RenderableType:
     """Return a prediction as a table for the terminal.
 
-    A confidence below 50 % is marked with a question mark behind the emotion. A column without any value
-    is left out. Contributions are shown as a bar and percent, "–" where the modality is missing.
+    A confidence below 50 % is marked with a question mark behind the emotion. A column without any value is
+    left out. What is too wide for a terminal is wrapped. Contributions are shown as a bar and percent, "–"
+    where the modality is missing.
     """
     rows = list(prediction)
     table = Table(title=Text(prediction.conversation.id), title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("#", justify="right", no_wrap=True)
     shown = [c for c in _columns(prediction) if any(c.cell(u, e) is not None for u, e in rows)]
     for column in shown:
-        table.add_column(Text(column.name), justify=column.justify, no_wrap=not column.shrinks)
-    for index, (utterance, emotion) in enumerate(rows):
-        table.add_row(str(index), *(column.cell(utterance, emotion) or "" for column in shown))
+        table.add_column(Text(column.name), justify=column.justify, no_wrap=not column.wraps, overflow="fold")
+    for turn, (utterance, emotion) in enumerate(rows, start=1):
+        table.add_row(str(turn), *(column.cell(utterance, emotion) or "" for column in shown))
     if any(emotion.confidence < LOW_CONFIDENCE for _, emotion in rows):
         table.caption = Text(f"? less than {LOW_CONFIDENCE:.0%} sure")
         table.caption_justify = "left"
@@ -73,7 +74,7 @@ def as_text(prediction: Prediction, most: int | None = None, further: Further = 
     for index, row in enumerate(rows):
         cells = (column.cell(*row) for column in known)
         lines.append(
-            [str(index), *(c.plain if c else "" for c in cells), *(f[index] for f in further.values())]
+            [str(index + 1), *(c.plain if c else "" for c in cells), *(f[index] for f in further.values())]
         )
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -96,7 +97,7 @@ class _Column(NamedTuple):
     name: str
     cell: Callable[[Utterance, Emotion], Text | None]
     justify: Literal["left", "right"] = "left"
-    shrinks: bool = False  # gives way when the terminal is narrow
+    wraps: bool = False  # gives way when the terminal is narrow
 
 
 def _columns(prediction: Prediction, bars: bool = True) -> list[_Column]:
@@ -104,7 +105,7 @@ def _columns(prediction: Prediction, bars: bool = True) -> list[_Column]:
     return [
         _Column("time", lambda u, e: None if u.start_ms is None else Text(_clock(u.start_ms)), "right"),
         _Column("speaker", lambda u, e: _line(u.speaker) if u.speaker else None),
-        _Column("utterance", lambda u, e: _line(u.text) if u.text else None, shrinks=True),
+        _Column("utterance", lambda u, e: _line(u.text) if u.text else None, wraps=True),
         _Column("gold", lambda u, e: None if u.label is None else _line(u.label)),
         _Column("emotion", lambda u, e: _verdict(e)),
         _Column("sure", lambda u, e: Text(f"{e.confidence:.0%}"), "right"),
@@ -119,9 +120,7 @@ def _columns(prediction: Prediction, bars: bool = True) -> list[_Column]:
 
 def _line(text: str) -> Text:
     """Put a text on one line; control characters would reach the terminal as commands."""
-    return Text(
-        " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()), no_wrap=True, overflow="ellipsis"
-    )
+    return Text(" ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()), overflow="fold")
 
 
 def _verdict(emotion: Emotion) -> Text:

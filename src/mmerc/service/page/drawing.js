@@ -166,7 +166,7 @@ export class Drawing {
   influences(turn) {
     const strong = turn.influences.filter(({ change }) => Math.abs(change) >= 0.005);
     const items = strong.map(({ turn: other, change }) => make("li", {},
-      make("a", { href: `#turn-${other + 1}` }, `turn ${other + 1}`),
+      make("a", { href: `#turn-${other}` }, `turn ${other}`),
       make("span", { className: change > 0 ? "for" : "against" },
         ` speaks ${change > 0 ? "for" : "against"} it by ${percent(Math.abs(change))}`)));
     return make("div", {}, make("h3", {}, "Turns that mattered most"),

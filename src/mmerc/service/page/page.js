@@ -235,20 +235,21 @@ async function append(utterance) {
 
 function apply(utterance, { turn, emotion, changes }) {
   const { turns, drawing } = state;
-  const heard = [`Turn ${turn + 1}: ${emotion.label}, ${percent(emotion.confidence)} sure.`];
+  const heard = [`Turn ${turn}: ${emotion.label}, ${percent(emotion.confidence)} sure.`];
   for (const change of changes) {
-    Object.assign(turns[change.turn], change.after, { was: change.before });
-    const row = at(`turn-${change.turn + 1}`);
+    const place = change.turn - 1;
+    Object.assign(turns[place], change.after, { was: change.before });
+    const row = at(`turn-${change.turn}`);
     const open = row.querySelector("details").open;
-    const redrawn = drawing.row(turns[change.turn], change.turn);
+    const redrawn = drawing.row(turns[place], place);
     redrawn.querySelector("details").open = open;
     row.replaceWith(redrawn);
     if (change.before.label !== change.after.label) {
-      heard.push(`Turn ${change.turn + 1} changed from ${change.before.label} to ${change.after.label}.`);
+      heard.push(`Turn ${change.turn} changed from ${change.before.label} to ${change.after.label}.`);
     }
   }
-  turns[turn] = { index: turn, ...utterance, ...emotion };
-  at("rows").append(drawing.row(turns[turn], turn, true));
+  turns[turn - 1] = { turn, ...utterance, ...emotion };
+  at("rows").append(drawing.row(turns[turn - 1], turn - 1, true));
   show();
   at("answer").replaceChildren(drawing.chip(emotion.label), heard.join(" "));
 }
@@ -292,7 +293,7 @@ function table() {
     ...Object.fromEntries(Object.entries(probabilities).map(([k, v]) => [`probability_${k}`, v])),
     ...Object.fromEntries(Object.entries(contributions ?? {}).map(([k, v]) => [`contribution_${k}`, v])),
   }));
-  const first = ["dialogue_id", "index", "speaker", "text", "start_ms", "end_ms", "label", "confidence", "context_weight"];
+  const first = ["dialogue_id", "turn", "speaker", "text", "start_ms", "end_ms", "label", "confidence", "context_weight"];
   const columns = [...new Set([...first, ...spread.flatMap(Object.keys)])];
   const quoted = (value) => (typeof value === "number" ? String(value) : value === null || value === undefined ? ""
     : `"${String(value).replaceAll('"', '""')}"`);
