@@ -70,7 +70,9 @@ def test_a_config_that_says_everything_keeps_a_preset_that_is_one_for_each_corpu
         "preset": None
     }
     assert resolve("mm-dfn", old, {"training": {"epochs": 1}}).training.epochs == 1
-    del old["network"]["hidden"]
+    del old["network"]["hidden"]  # a setting that is newer than the config has its default
+    assert resolve("mm-dfn", old).network["hidden"] == 200
+    del old["network"]["speaker_weights"]
     with pytest.raises(ConfigError, match=f"Take {name}-meld or {name}-iemocap"):
         resolve("mm-dfn", old)
 

@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmerc.config import RunConfig, TrainingConfig, build, merge
+from mmerc.config import RunConfig, build, merge
 from mmerc.errors import ConfigError
 from mmerc.features.text import TextEncoder
 from mmerc.models import (
@@ -83,8 +83,8 @@ def find(name: str) -> Entry:
 def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     """Return the full config of a run: the model's defaults, its preset, then each of `layers`.
 
-    The preset is what the last layer that names one says. Of a config that says everything, a preset is only
-    the name: such configs stay valid when a preset has become one for each corpus.
+    The preset is what the last layer that names one says. A config that says all that its preset would, as a
+    checkpoint's does, may bear the name of one that has become one for each corpus.
 
     Raises:
         ConfigError: an unknown model, preset or key, or a value that is not allowed.
@@ -107,7 +107,7 @@ def _require_preset(model: str, preset: Any, given: Mapping[str, Any]) -> None:
     if preset is None or preset in list(entry.presets):
         return
     if by_corpus := [name for name in entry.presets if name.startswith(f"{preset}-")]:
-        if _says_everything(entry, given):
+        if all(_says_all_of(entry.presets[name], given) for name in by_corpus):
             return
         raise ConfigError(
             f"{model} has no preset {preset!r}: it depends on the corpus. Take {' or '.join(by_corpus)}"
@@ -117,12 +117,10 @@ def _require_preset(model: str, preset: Any, given: Mapping[str, Any]) -> None:
     raise ConfigError(f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}")
 
 
-def _says_everything(entry: Entry, given: Mapping[str, Any]) -> bool:
-    """Return whether a config, such as a checkpoint's, leaves nothing for a preset to say."""
-    sections = {"network": entry.config, "training": TrainingConfig}
+def _says_all_of(preset: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     return all(
-        isinstance(given.get(name), Mapping) and given[name].keys() >= {field.name for field in fields(cls)}
-        for name, cls in sections.items()
+        isinstance(given.get(section), Mapping) and given[section].keys() >= settings.keys()
+        for section, settings in preset.items()
     )
 
 
