@@ -1,7 +1,7 @@
 """DF-ERC as its authors' code reads the paper (github.com/WHULACC/DFERC, commit 8a92a9d).
 
-Preset `official-iemocap`. What differs from `df_erc.py` is here; numbers A… are those of docs/df-erc.md, which
-also says what of the code is left out.
+Preset `official-iemocap`. What differs from `df_erc.py` is here; numbers A… are those of docs/df-erc.md,
+which also says what of the code is left out.
 """
 
 from collections.abc import Mapping, Sequence
