@@ -1,6 +1,6 @@
 """Is the hinge of DF-ERC's L_sim active, and does its gate spread, under either kind of initial weights?
 
-    python benchmarks/gate.py corpora/hazumi1911 --preset official --seeds 0 1 2
+    python benchmarks/gate.py corpora/hazumi1911 --preset official-iemocap --seeds 0 1 2
 
 One split: the dialogues of `--fold` are the test set, which nothing here reads. For each kind of initial
 weights and each seed: the share of active hinge terms before the first step and in the first and last epoch,
@@ -41,14 +41,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--preset", default="official")
+    parser.add_argument("--preset", default="official-iemocap")
     parser.add_argument("--initial-weights", nargs="+", default=["torch", "kaiming"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--fold", type=int, default=0)
     arguments = parser.parse_args()
     corpus, epochs = Corpus.open(arguments.corpus), arguments.epochs
-    layer = {"preset": arguments.preset, "training": {"epochs": epochs, "patience": epochs}}
+    training = {"epochs": epochs, "patience": epochs, "class_weights": None}  # they are for other labels
+    layer = {"preset": arguments.preset, "training": training}
     for kind in arguments.initial_weights:
         config = resolve("df-erc", layer, {"network": {"initial_weights": kind}})
         for seed in arguments.seeds:

@@ -100,7 +100,7 @@ def _panels(history: pd.DataFrame) -> Figure:
         for shape, of_shape in of_model.groupby("shape"):
             style = looks[str(shape)]
             for preset, group in of_shape.groupby("preset", dropna=False, sort=False):
-                published = model in PUBLICATIONS and preset == PUBLICATIONS[model].preset
+                published = model in PUBLICATIONS and preset == PUBLICATIONS[model].get(shape)
                 fill = "white" if published else style.color
                 axes.plot(
                     range(1, len(group) + 1), group["times_arithmetic"], color=style.color,

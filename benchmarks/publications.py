@@ -1,42 +1,17 @@
 """The models in the sizes of their publications."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmerc.config import RunConfig
 from mmerc.models import MODELS, resolve
 
-
-class Publication(NamedTuple):
-    """A preset with a publication's sizes and batches."""
-
-    preset: str
-    settings: Mapping[str, dict[str, Any]] = {}  # shape of the corpus → what differs from the preset there
-
-
+# Model → shape of the corpus → the preset with the publication's sizes and batches for it.
 PUBLICATIONS = {
-    "df-erc": Publication("paper", {"iemocap": {"training": {"batch_size": 4}}}),
-    "mm-dfn": Publication(
-        "official", {"meld": {"network": {"speaker_weights": {"audio": 0.5, "visual": 0.5, "text": 1.5}}}}
-    ),
-    "cfn-esa": Publication(
-        "official",
-        {
-            "meld": {"network": {"recompute": False}},  # on IEMOCAP that would take too much memory
-            "iemocap": {
-                "network": {
-                    "hidden": 512,
-                    "cross_layers": 5,
-                    "dropout": 0.4,
-                    "recurrent_dropout": 0.2,
-                    "shift_weight": 1.0,
-                    "shift_share": 0.4364,
-                },
-                "training": {"batch_size": 32},
-            },
-        },
-    ),
-    "mmgcn": Publication("paper"),
+    "df-erc": {"meld": "paper-meld", "iemocap": "paper-iemocap"},
+    "mm-dfn": {"meld": "official-meld", "iemocap": "official-iemocap"},
+    "cfn-esa": {"meld": "official-meld", "iemocap": "official-iemocap"},
+    "mmgcn": {"meld": "paper", "iemocap": "paper"},
 }
 
 
@@ -53,11 +28,8 @@ def configured(
         publication = PUBLICATIONS.get(model)
         presets: list[str | None] = [preset]
         if preset is None and publication is not None:
-            presets.append(publication.preset)
-        for name in presets:
-            of_shape = publication.settings.get(shape, {}) if publication else {}
-            layers = [of_shape] if publication and name == publication.preset else []
-            runs.append(resolve(model, {"preset": name} if name else {}, *layers, overrides))
+            presets.append(publication[shape])
+        runs += [resolve(model, {"preset": name} if name else {}, overrides) for name in presets]
     return runs
 
 

@@ -58,7 +58,7 @@ step "$MMERC" ablate --corpora "$CORPORA/scripted" --tables components,modalitie
     --settings "$RUNS/tuned.yaml" --out "$RUNS/ablation-refined" --jobs "$JOBS"
 step "$MMERC" ablate --corpora "$CORPORA/hazumi1911" --tables components --seeds 2 \
     --settings "$RUNS/tuned.yaml" --out "$RUNS/ablation-refined" --jobs "$JOBS"
-step "$MMERC" ablate --corpora "$CORPORA/scripted" --preset paper --tables components,modalities,missing --seeds 3 \
+step "$MMERC" ablate --corpora "$CORPORA/scripted" --preset paper-meld --tables components,modalities,missing --seeds 3 \
     --settings benchmarks/settings.yaml --out "$RUNS/ablation-paper" --jobs "$JOBS"
 step "$MMERC" sweep --models df-erc --corpora "$CORPORA/scripted" --out "$RUNS/alpha-3" --seeds 3 --test \
     --grid network.alpha_similarity=0,0.1,0.3,0.5,1,2 --settings "$RUNS/tuned.yaml" --jobs "$JOBS"

@@ -3,6 +3,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import mmerc
 from mmerc.checkpoint import load_checkpoint, model_card, save_checkpoint, versions
+from mmerc.config import read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError
-from mmerc.models import MODELS
+from mmerc.models import MODELS, resolve
 from mmerc.storage import seal_text, sha256
 from mmerc.training import Trainer, train
 from tiny import LABELS, RECIPES, WIDTHS, config, make_bert, task, write
@@ -52,6 +54,14 @@ def edit_json(path: Path, edit: Edit) -> None:
 
 
 # Round trip
+
+
+def test_a_preset_is_only_a_name_to_a_checkpoint(corpus: Corpus, tmp_path: Path) -> None:
+    run = replace(config("mm-dfn", epochs=1), preset="official")  # what there was before one for each corpus
+    train(task(corpus, run), tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").run == run
+    again = resolve("mm-dfn", read_yaml(tmp_path / "run" / "config.yaml"))
+    assert again == run
 
 
 @pytest.mark.parametrize("model", MODELS)

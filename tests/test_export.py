@@ -191,7 +191,7 @@ def test_metadata(dferc: tuple[Path, Path]) -> None:
     assert (metadata["mmerc_format"], metadata["looks_ahead"], metadata["corpus"]) == ("1", "true", "tiny")
 
 
-@pytest.mark.parametrize("preset", ["refined", "paper"])
+@pytest.mark.parametrize("preset", ["refined", "paper-meld"])
 def test_every_model_is_called_alike(tmp_path: Path, preset: str) -> None:
     """Whether it reads the speakers or not."""
     path = export_onnx(checkpoint(tmp_path / "run", "df-erc", preset, {}), tmp_path / "model.onnx").path

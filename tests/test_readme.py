@@ -1,5 +1,6 @@
 """What README.md and the pages say can be done can be done: its commands run, its links lead somewhere."""
 
+import json
 import pickle
 import re
 import shlex
@@ -17,15 +18,25 @@ from mmerc.cli.main import run
 from mmerc.config import read_yaml
 from mmerc.models import MODELS, resolve
 from mmerc.models.describe import causal_mode
+from mmerc.models.labels import corpus_of
 from mmerc.shipped import CHAT, CONFIGS
 from mmerc.transcripts import read_transcript
+from peer_files import make, save
 from studio import RECORDING, film, write_csv, write_srt
-from tiny import PHRASES, in_this_process
+from tiny import PHRASES, in_this_process, make_bert
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, content)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return the blocks of code of a page: (language, content)."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks(README)
+REPRODUCE = blocks((ROOT / "docs/reproduce.md").read_text(encoding="utf-8"))
 
 
 def command_lines(block: str) -> list[list[str]]:
@@ -38,6 +49,7 @@ def shortened(words: list[str]) -> list[str]:
     """Return the command with one process, one seed, one epoch and a narrow network."""
     text = re.sub(r" --jobs \d+", " --jobs 1", shlex.join(words))
     text = re.sub(r" --seeds \d+", " --seeds 1", text)
+    text = re.sub(r"( --grid [\w.]+=)([^,\s]+)\S*", r"\1\2", text) if words[1] == "sweep" else text
     if words[1] in ("benchmark", "sweep", "ablate"):
         text += " --jobs 1" + " --seeds 1" * ("--seeds" not in text)
     trains = words[1] in ("train", "benchmark", "sweep", "ablate")
@@ -170,6 +182,43 @@ def test_the_commands_and_the_python_code_run_in_order(
                 said = reader(shortened(words))
                 left = Path(words[words.index("--out") + 1]).exists() if "--out" in words else bool(said)
                 assert left, words
+
+
+# The pickles that docs/reproduce.md names, and their layouts.
+PICKLES = {
+    "MELD_features_raw1": "meld-mmgcn",
+    "IEMOCAP_features": "iemocap-mmgcn",
+    "meld_features_roberta": "meld-cosmic",
+    "iemocap_features_roberta": "iemocap-cosmic",
+    "meld_multi_features_mmgcn_cosmic": "meld-cfn-esa",
+    "iemocap_multi_features_mmgcn_cosmic": "iemocap-sdt",
+}
+
+
+def test_the_road_from_the_pickles_to_the_tables_can_be_gone(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmerc.experiments.cells.side_by_side", in_this_process)
+    for name, layout in PICKLES.items():
+        save(tmp_path / f"{name}.pkl", make(layout))
+    encoder = make_bert(tmp_path / "bert")
+    for words in (words for _, content in REPRODUCE for words in command_lines(content)):
+        shell(shortened([word.replace("roberta-large", str(encoder)) for word in words]))
+        if words[1] == "benchmark":
+            corpus = json.loads((tmp_path / words[5] / "corpus.json").read_text(encoding="utf-8"))["name"]
+            assert words[4:8:2] == ["--corpora", "--out"]
+            table = (tmp_path / words[7] / corpus / "benchmark.md").read_text(encoding="utf-8")
+            for model in words[3].split(","):
+                assert re.search(rf"^\| {model.replace(':', '-')} ", table, re.MULTILINE), table
+
+
+def test_the_presets_of_the_road_exist_and_all_are_on_the_page() -> None:
+    page = (ROOT / "docs/reproduce.md").read_text(encoding="utf-8")
+    for model, name in (("df-erc", "DF-ERC"), ("mm-dfn", "MM-DFN"), ("cfn-esa", "CFN-ESA")):
+        row = re.search(rf"^\| {name} \| .*$", page, re.MULTILINE)
+        assert row
+        of_corpora = {preset for preset in MODELS[model].presets if corpus_of(preset)}
+        assert set(re.findall(r"`([\w-]+)`", row[0])) == of_corpora
 
 
 def test_every_block_is_checked() -> None:

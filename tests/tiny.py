@@ -94,7 +94,7 @@ def config(
 ) -> RunConfig:
     """A config of a small network with plain training; keywords are those of `TrainingConfig`."""
     training = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.02, **training}
-    preset = "plain" if "plain" in MODELS[model].presets else "paper"
+    preset = next(name for name in ("plain", "paper", "paper-meld") if name in MODELS[model].presets)
     layer = {"preset": preset, "network": SMALL[model], "training": training, "text_encoder": text_encoder}
     return resolve(model, layer)
 

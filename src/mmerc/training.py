@@ -29,6 +29,7 @@ from mmerc.metrics import score
 from mmerc.models import build_pipeline, choose_modalities
 from mmerc.models.base import Output
 from mmerc.models.causality import require_no_look_ahead
+from mmerc.models.labels import require_fitting_labels
 from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import (
     choose_device,
@@ -143,6 +144,7 @@ class Trainer:
         self.config = task.run.training
         self.device = device
         require_no_look_ahead(task.run, task.corpus)
+        require_fitting_labels(task.run, task.corpus)
         encoder_config = task.run.text_encoder
         encoder = TextEncoder.load(**asdict(encoder_config)) if encoder_config else None
         names = choose_modalities(task.run, list(task.corpus.modalities))

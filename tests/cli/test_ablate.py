@@ -64,16 +64,16 @@ def test_all_tables_are_written(mmerc: Command, here: None, corpus: Corpus, tmp_
     settings.write_text(yaml.safe_dump({"tiny": models}), encoding="utf-8")
     code, _, err = mmerc(
         "ablate", "--corpora", corpus.path, "--out", tmp_path, "--tables", ",".join(names),
-        "--preset", "paper", "--models", "df-erc,tfn", "--settings", settings, "--seeds", 1,
+        "--preset", "paper-meld", "--models", "df-erc,tfn:paper", "--settings", settings, "--seeds", 1,
         "--set", "training.epochs=1",
     )  # fmt: skip
     assert code == 0, err
-    assert "left out: causal: tfn never looks ahead" in err
+    assert "left out: causal: tfn:paper never looks ahead" in err
     for name in names:
         assert {p.name for p in (tmp_path / "tiny").glob(f"{name}.*")} == {f"{name}.{e}" for e in ENDINGS}
     read = pd.read_csv(tmp_path / "tiny" / "components.csv")
     assert read["name"].tolist()[:2] == ["full", "without-ddm"]
-    assert read["preset"].unique().tolist() == ["paper"]
+    assert read["preset"].unique().tolist() == ["paper-meld"]
     missing = pd.read_csv(tmp_path / "tiny" / "missing.csv")
     assert missing.groupby("model").size().to_dict() == {"df-erc": 6, "tfn": 6}
 
@@ -106,7 +106,7 @@ def test_failures_are_told_at_the_end(mmerc: Command, here: None, corpus: Corpus
 
 def test_transfer(mmerc: Command, here: None, corpus: Corpus, other: Corpus, tmp_path: Path) -> None:
     both = ("--corpora", f"{corpus.path},{other.path}", "--out", tmp_path, *SETTINGS)
-    code, _, err = mmerc("transfer", *both, "--preset", "paper")
+    code, _, err = mmerc("transfer", *both, "--preset", "paper-meld")
     assert code == 0, err
     assert "df-erc reads audio, text" in err
     assert "warning: text: the recipes differ" in err

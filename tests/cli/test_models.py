@@ -39,7 +39,7 @@ def test_the_list_as_json(mmerc: Command) -> None:
 
 
 def test_a_shown_config_trains(mmerc: Command, tmp_path: Path) -> None:
-    code, out, err = mmerc("models", "show", "df-erc", "--preset", "paper")
+    code, out, err = mmerc("models", "show", "df-erc", "--preset", "paper-meld")
     assert code == 0, err
     (tmp_path / "my.yaml").write_text(out, encoding="utf-8")
     small = [p for key, value in SMALL["df-erc"].items() for p in ("--set", f"network.{key}={value}")]
@@ -48,7 +48,7 @@ def test_a_shown_config_trains(mmerc: Command, tmp_path: Path) -> None:
         "--config", tmp_path / "my.yaml", *small, "--set", "training.epochs=1",
     )  # fmt: skip
     assert code == 0, err
-    layer: dict[str, Any] = {"preset": "paper", "network": SMALL["df-erc"], "training": {"epochs": 1}}
+    layer: dict[str, Any] = {"preset": "paper-meld", "network": SMALL["df-erc"], "training": {"epochs": 1}}
     assert resolve("df-erc", read_yaml(tmp_path / "run/config.yaml")) == resolve("df-erc", layer)
 
 
@@ -60,7 +60,7 @@ def test_the_default_preset_is_shown(mmerc: Command) -> None:
     ("arguments", "said"),
     [
         (["show", "df-er"], "did you mean 'df-erc'"),
-        (["show", "df-erc", "--preset", "oficial"], "did you mean 'official'"),
+        (["show", "df-erc", "--preset", "oficial"], "did you mean 'official-iemocap'"),
         (["sho"], "no such command"),
         (["--json", "show", "df-erc"], "a config is YAML"),
         (["show"], "missing argument"),

@@ -114,12 +114,14 @@ def test_settings_by_corpus_and_model_then_layers_then_the_preset_in_the_name(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     settings = {"meld": {"df-erc": {"training": {"epochs": 7, "patience": 3}}}, "x": {"*": {"preset": "no"}}}
-    made = Variants(corpus, tmp_path, [0], False, settings, {"preset": "paper"}, {"training": {"epochs": 5}})
-    expected = {"preset": "paper", "training": {"epochs": 5, "patience": 3}}
+    made = Variants(
+        corpus, tmp_path, [0], False, settings, {"preset": "paper-meld"}, {"training": {"epochs": 5}}
+    )
+    expected = {"preset": "paper-meld", "training": {"epochs": 5, "patience": 3}}
     assert made.base("df-erc").config == resolve("df-erc", expected)
-    named = made.base("df-erc:official")
-    assert (named.name, named.folder.name) == ("df-erc-official", "df-erc-official")
-    assert named.config == resolve("df-erc", expected, {"preset": "official"})
+    named = made.base("df-erc:paper-iemocap")
+    assert (named.name, named.folder.name) == ("df-erc-paper-iemocap", "df-erc-paper-iemocap")
+    assert named.config == resolve("df-erc", expected, {"preset": "paper-iemocap"})
 
 
 def test_models_side_by_side(corpus: Corpus, tmp_path: Path) -> None:

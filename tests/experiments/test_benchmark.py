@@ -75,12 +75,14 @@ def test_folds_are_used_where_there_is_nothing_else(corpus: Corpus, tmp_path: Pa
 
 
 def test_presets_have_rows_of_their_own(corpus: Corpus, tmp_path: Path) -> None:
-    names = ["df-erc", "df-erc:paper"]
-    first, second = plan_benchmark(names, [corpus], tmp_path, [0], False, {}, {"preset": "official"})
-    assert (first.name, second.name) == ("df-erc", "df-erc-paper")
-    assert (first.config.preset, second.config.preset) == ("official", "paper")
-    assert second.folder == tmp_path / "tiny" / "df-erc-paper"
-    with pytest.raises(ConfigError, match=r"df-erc:papre on tiny: df-erc has no preset 'papre'; .*'paper'"):
+    names = ["df-erc", "df-erc:paper-meld"]
+    first, second = plan_benchmark(names, [corpus], tmp_path, [0], False, {}, {"preset": "paper-iemocap"})
+    assert (first.name, second.name) == ("df-erc", "df-erc-paper-meld")
+    assert (first.config.preset, second.config.preset) == ("paper-iemocap", "paper-meld")
+    assert second.folder == tmp_path / "tiny" / "df-erc-paper-meld"
+    with pytest.raises(
+        ConfigError, match=r"df-erc:papre on tiny: df-erc has no preset 'papre'; .*paper-meld"
+    ):
         plan_benchmark(["df-erc:papre"], [corpus], tmp_path, [0], False, {})
     with pytest.raises(ConfigError, match="has no preset ''"):
         plan_benchmark(["df-erc:"], [corpus], tmp_path, [0], False, {})
@@ -139,15 +141,15 @@ def test_the_more_special_setting_wins(corpus: Corpus, meld: Corpus) -> None:
 
 
 def test_a_preset_by_name_wins_over_one_in_the_settings(corpus: Corpus) -> None:
-    settings = {"*": {"df-erc": {"preset": "official"}}}
-    assert [c.preset for c in configs([corpus], ["df-erc", "df-erc:paper"], **settings)] == [
-        "official",
-        "paper",
+    settings = {"*": {"df-erc": {"preset": "paper-iemocap"}}}
+    assert [c.preset for c in configs([corpus], ["df-erc", "df-erc:paper-meld"], **settings)] == [
+        "paper-iemocap",
+        "paper-meld",
     ]
 
 
 def test_settings_are_read(tmp_path: Path) -> None:
-    content = {"*": {"*": {"training": {"epochs": 3}}}, "meld": {"df-erc": {"preset": "paper"}}}
+    content = {"*": {"*": {"training": {"epochs": 3}}}, "meld": {"df-erc": {"preset": "paper-meld"}}}
     assert read_settings(settings_file(tmp_path, content)) == content
     assert read_settings(settings_file(tmp_path, "")) == {}
 

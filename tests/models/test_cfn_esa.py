@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -293,9 +294,16 @@ def test_settings_out_of_range_are_refused(name: str, value: float, message: str
 
 def test_presets_differ_in_what_they_say() -> None:
     presets = {name: resolve("cfn-esa", {"preset": name}) for name in MODELS["cfn-esa"].presets}
-    assert presets["official"].network["emotion_loss"] == "official"
-    assert presets["paper"].network["shift_share"] is None
-    assert presets["paper"].training == presets["official"].training
+    meld, iemocap = presets["official-meld"], presets["official-iemocap"]
+    assert (meld.network["hidden"], meld.network["cross_layers"], meld.training.batch_size) == (384, 3, 64)
+    assert (iemocap.network["hidden"], iemocap.network["cross_layers"]) == (512, 5)
+    assert (iemocap.training.batch_size, iemocap.training.epochs) == (32, 80)
+    assert (meld.network["emotion_loss"], iemocap.network["emotion_loss"]) == ("official", "cross_entropy")
+    assert (meld.network["shift_share"], iemocap.network["shift_share"]) == (0.5047, 0.4364)
+    for official, paper in ((meld, presets["paper-meld"]), (iemocap, presets["paper-iemocap"])):
+        own = {"emotion_loss": "cross_entropy", "shift_share": None}
+        assert paper.network == official.network | own
+        assert paper.training == replace(official.training, class_weights=None)
 
 
 GOLDEN = [

@@ -10,7 +10,7 @@ from helpers import make_batch, make_network, modalities_of
 from mmerc.config import RunConfig, TextEncoderConfig, TrainingConfig
 from mmerc.errors import ConfigError
 from mmerc.models import MODELS, Entry, resolve
-from mmerc.models.describe import MELD_WIDTHS, card, causal_mode, config_file, explanations
+from mmerc.models.describe import MELD_WIDTHS, card, causal_mode, config_file, explanations, preset_note
 
 ALL = [(model, preset) for model, entry in MODELS.items() for preset in (None, *entry.presets)]
 
@@ -41,15 +41,26 @@ def test_what_is_switched_off_can_be_switched_on() -> None:
 
 def test_the_file_says_where_the_model_is_from() -> None:
     assert "# DF-ERC, ACM MM 2023, https://doi.org/10.1145/3581783.3612053\n" in config_file(
-        "df-erc", "paper"
+        "df-erc", "paper-meld"
     )
     assert "\n# Of mmerc's own making.\n" in config_file("late-fusion")
+
+
+def test_the_file_says_what_the_preset_is() -> None:
+    head = config_file("mm-dfn", "official-meld").partition("\n\n")[0].replace("\n# ", " ")
+    assert "Preset official-meld: what the authors' code does, for MELD (neutral, surprise, " in head
+    assert "One point of the code's grid; which one was published is not stated." in head
+
+
+@pytest.mark.parametrize(("model", "preset"), [(m, p) for m, p in ALL if p])
+def test_every_preset_is_explained(model: str, preset: str) -> None:
+    assert re.match(rf"{preset}: \w.*\.", preset_note(MODELS[model], preset))
 
 
 def test_unknown_names_are_errors_that_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'df-erc'"):
         config_file("df-er")
-    with pytest.raises(ConfigError, match="did you mean 'official'"):
+    with pytest.raises(ConfigError, match="did you mean 'official-iemocap'"):
         config_file("df-erc", "oficial")
 
 

@@ -67,14 +67,14 @@ def test_bfloat16_is_finite(preset: str, ablation: str, subset: tuple[str, ...])
 
 
 def test_an_inactive_hinge_leaves_the_relation_vectors_random() -> None:
-    network = make_network("df-erc", "paper", beta=1e6)
+    network = make_network("df-erc", "paper-meld", beta=1e6)
     output = network(make_batch(LENGTHS))
     assert output.diagnostics is not None
     assert output.diagnostics["hinge_active"] == 0
     assert not reached(total(output), network.crm.relation)
 
 
-@pytest.mark.parametrize("preset", ["paper", "official"])
+@pytest.mark.parametrize("preset", ["paper-meld", "official-iemocap"])
 def test_the_hinge_is_active_at_the_start_with_the_initial_weights_of_the_authors(preset: str) -> None:
     shares = {}
     for kind in ("torch", "kaiming"):
@@ -89,7 +89,7 @@ def test_the_hinge_is_active_at_the_start_with_the_initial_weights_of_the_author
 
 
 def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
-    network = make_network("df-erc", "paper", beta=0.0)
+    network = make_network("df-erc", "paper-meld", beta=0.0)
     losses = network(make_batch(LENGTHS)).losses
     assert reached(losses.pop("similarity"), network.crm.relation)
     assert gradients(torch.stack([*losses.values()]).sum(), network.crm.relation) == [None, None]
@@ -97,14 +97,14 @@ def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
 
 def test_agreement_passes_gradient_only_when_asked_to() -> None:
     for asked in (False, True):
-        network = make_network("df-erc", "paper", agreement_gradient=asked)
+        network = make_network("df-erc", "paper-meld", agreement_gradient=asked)
         output = network(make_batch(LENGTHS))
         assert reached(output.losses["emotion"], network.crm.relation) == asked
         assert output.context_weight is not None
         assert output.context_weight.requires_grad == asked
 
 
-@pytest.mark.parametrize(("preset", "pulled"), [("paper", False), ("official", True)])
+@pytest.mark.parametrize(("preset", "pulled"), [("paper-meld", False), ("official-iemocap", True)])
 def test_the_teacher_is_detached_in_the_paper_only(preset: str, pulled: bool) -> None:
     network = make_network("df-erc", preset)
     losses = network(make_batch(LENGTHS)).losses
@@ -128,7 +128,7 @@ def test_both_contribution_losses_reach_the_features(preset: str) -> None:
     assert reached(losses["student_mse"], network.projection)
 
 
-@pytest.mark.parametrize(("preset", "attached"), [("paper", False), ("official", True)])
+@pytest.mark.parametrize(("preset", "attached"), [("paper-meld", False), ("official-iemocap", True)])
 def test_prototypes_carry_gradient_in_the_official_code_only(preset: str, attached: bool) -> None:
     # One utterance of one modality is its own batch mean: no distance, and none to be reduced.
     network = make_network("df-erc", preset, ("text",), beta=0.0)
@@ -154,7 +154,7 @@ def running_state(network: Network) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("cuts", [[1, 1, 1, 1], [2, 2], [4]])
 def test_an_epoch_of_prototypes_is_the_plain_mean_of_the_relation_vectors(cuts: list[int]) -> None:
-    network = make_network("df-erc", "paper")
+    network = make_network("df-erc", "paper-meld")
     batch = make_batch([3, 1, 6, 2], missing=0.2, unlabelled=0.2)
     assert batch.labels is not None
     network.crm.running.means.fill_(7.0)
@@ -181,7 +181,7 @@ def test_prototypes_move_in_training_only(preset: str) -> None:
     network.eval()(batch)
     assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
     network.train()(batch)
-    if preset == "paper":
+    if preset.startswith("paper"):
         assert running_state(network)["crm.running.counts"].sum() == 30
     network.start_epoch()
     assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
@@ -210,14 +210,14 @@ def test_an_ablation_takes_its_losses_away(preset: str, ablation: str, gone: set
 
 @pytest.mark.parametrize("name", ["modality", "utterance"])
 def test_without_one_branch_its_contrastive_loss_is_gone(name: str) -> None:
-    network, batch = make_network("df-erc", "paper"), make_batch(LENGTHS)
+    network, batch = make_network("df-erc", "paper-meld"), make_batch(LENGTHS)
     _, branches = network.ddm(network.projection(batch))
     both = network.ddm.loss(branches, batch)
     alone = {k: v for k, v in branches.items() if k != name}
     rest = network.ddm.loss(alone, batch)
     removed = network.ddm.loss({name: branches[name]}, batch)
     torch.testing.assert_close(both, rest + removed)
-    ablated = make_network("df-erc", "paper", **{f"{name}_branch": False})
+    ablated = make_network("df-erc", "paper-meld", **{f"{name}_branch": False})
     assert set(ablated.ddm(ablated.projection(batch))[1]) == set(alone)
 
 
@@ -225,17 +225,17 @@ def test_context_weights_of_the_ablations() -> None:
     batch = make_batch(LENGTHS, missing=0.2)
     whole = batch._replace(present=torch.ones_like(batch.present))  # of two modalities ψ may reach −1
     weights = {
-        name: make_network("df-erc", "paper", **ABLATIONS[name]).eval()(batch).context_weight
+        name: make_network("df-erc", "paper-meld", **ABLATIONS[name]).eval()(batch).context_weight
         for name in ("full-context", "zero-context", "crm-attention")
     }
     assert (weights["full-context"] == 1).all()
     assert (weights["zero-context"] == 0).all()
     assert ((weights["crm-attention"] > 0) & (weights["crm-attention"] < 1)).all()
-    gate = make_network("df-erc", "paper").eval()(whole).context_weight
+    gate = make_network("df-erc", "paper-meld").eval()(whole).context_weight
     assert ((gate >= 0) & (gate <= 1.5 + 1e-6)).all()
-    uniform = make_network("df-erc", "paper", **ABLATIONS["without-cfm"]).eval()(batch).contributions
+    uniform = make_network("df-erc", "paper-meld", **ABLATIONS["without-cfm"]).eval()(batch).contributions
     assert torch.equal(uniform, batch.present.float())
-    attention = make_network("df-erc", "paper", **ABLATIONS["cfm-attention"]).eval()(batch).contributions
+    attention = make_network("df-erc", "paper-meld", **ABLATIONS["cfm-attention"]).eval()(batch).contributions
     torch.testing.assert_close(attention.sum(dim=1), batch.present.any(dim=1).float())
 
 
@@ -251,8 +251,8 @@ def test_one_modality_has_no_agreement_and_no_contrast(preset: str, name: str) -
 
 
 def test_gated_says_whether_the_context_weight_varies() -> None:
-    assert make_network("df-erc", "paper").gated
-    assert not make_network("df-erc", "paper", **ABLATIONS["full-context"]).gated
+    assert make_network("df-erc", "paper-meld").gated
+    assert not make_network("df-erc", "paper-meld", **ABLATIONS["full-context"]).gated
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_gated_says_whether_the_context_weight_varies() -> None:
 )
 def test_losses_are_already_weighted(switch: str, weight: str) -> None:
     batch = make_batch(LENGTHS)
-    single, double = (make_network("df-erc", "paper", **{switch: a})(batch).losses for a in (0.5, 1.0))
+    single, double = (make_network("df-erc", "paper-meld", **{switch: a})(batch).losses for a in (0.5, 1.0))
     torch.testing.assert_close(2 * single[weight], double[weight])
 
 
@@ -276,7 +276,7 @@ SWITCHES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("subset", SUBSETS, ids=len)
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_reading_of_the_paper_learns(switches: dict[str, Any], subset: tuple[str, ...]) -> None:
-    network = make_network("df-erc", "paper", subset, beta=0.0, **switches)
+    network = make_network("df-erc", "paper-meld", subset, beta=0.0, **switches)
     output = network(make_batch(LENGTHS, subset))
     total(output).backward()
     assert torch.isfinite(total(output))
@@ -287,14 +287,14 @@ def test_every_reading_of_the_paper_learns(switches: dict[str, Any], subset: tup
 
 @pytest.mark.parametrize(("layers", "dropped"), [(1, True), (2, True), (2, False)])
 def test_the_official_code_drops_what_each_recurrence_reads(layers: int, dropped: bool) -> None:
-    network = make_network("df-erc", "official", layer_dropout=0.5 * dropped, context_layers=layers)
+    network = make_network("df-erc", "official-iemocap", layer_dropout=0.5 * dropped, context_layers=layers)
     if layers == 2:
         network.crm.context_dropout = nn.Identity()  # leaves what is between the layers
     batch = make_batch(LENGTHS)
     assert torch.equal(network(batch).logits, network(batch).logits) == (not dropped)
 
 
-@pytest.mark.parametrize(("preset", "count"), [("paper", 1), ("official", 0)])
+@pytest.mark.parametrize(("preset", "count"), [("paper-meld", 1), ("official-iemocap", 0)])
 def test_the_official_code_drops_nothing_before_the_classifier(preset: str, count: int) -> None:
     network = make_network("df-erc", preset)
     assert sum(isinstance(module, nn.Dropout) for module in network.classifier) == count
@@ -302,4 +302,4 @@ def test_the_official_code_drops_nothing_before_the_classifier(preset: str, coun
 
 def test_the_official_code_cannot_be_causal() -> None:
     with pytest.raises(ConfigError, match="next utterance"):
-        make_network("df-erc", "official", causal=True)
+        make_network("df-erc", "official-iemocap", causal=True)

@@ -1,4 +1,4 @@
-"""DF-ERC recomputed utterance by utterance from the equations (preset `paper`), and pinned numbers."""
+"""DF-ERC recomputed utterance by utterance from the equations (preset `paper-meld`), and pinned numbers."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def per_modality(state: State, prefix: str, column: int, x: Tensor) -> Tensor:
 
 
 class Loops:
-    """All equations of preset `paper` in evaluation mode; `there[i]` lists the modalities of utterance i."""
+    """All equations of `paper-meld` in evaluation mode; `there[i]` lists the modalities of utterance i."""
 
     def __init__(self, state: State, batch: Batch) -> None:
         assert batch.labels is not None
@@ -147,7 +147,7 @@ def ragged_batch(seed: int, missing: bool) -> Batch:
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_paper_equals_plain_loops(seed: int, missing: bool) -> None:
-    network = make_network("df-erc", "paper", seed=seed).eval()
+    network = make_network("df-erc", "paper-meld", seed=seed).eval()
     network.crm.running.means.copy_(ramp(CLASSES, 5, scale=2.0, start=seed))
     batch = ragged_batch(seed, missing)
     output = network(batch)
@@ -176,7 +176,7 @@ def ramp_batch() -> Batch:
 
 
 GOLDEN: dict[str, dict[str, Any]] = {
-    "paper": {
+    "paper-meld": {
         "logits": [
             [-0.453909, 0.104423, 0.319214],
             [-0.360333, 0.277251, 0.271556],
@@ -193,7 +193,7 @@ GOLDEN: dict[str, dict[str, Any]] = {
             "similarity": 0.18113,
         },
     },
-    "official": {
+    "official-iemocap": {
         "logits": [
             [-0.377526, 0.632755, 0.228536],
             [0.11965, 0.484857, -0.028532],

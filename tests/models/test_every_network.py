@@ -11,7 +11,7 @@ import torch
 from helpers import assert_same, fill_with_ramp, make_batch, make_network, modalities_of, total
 from loops import ramp_batch, rename_speakers, with_three_speakers
 from mmerc.errors import ConfigError
-from mmerc.models import resolve
+from mmerc.models import MODELS, resolve
 
 LENGTHS = [4, 1, 6]
 WIDE = {
@@ -27,7 +27,7 @@ LEARNING: list[tuple[str, str | None, dict[str, Any]]] = [
     ("bc-lstm", None, {"end_to_end": True, "alpha_unimodal": 1.0}),
     ("mfn", None, WIDE),
     *(("mmgcn", preset, {}) for preset in ("refined", "paper")),
-    *(("mm-dfn", preset, {}) for preset in ("refined", "paper", "official")),
+    *(("mm-dfn", preset, {}) for preset in MODELS["mm-dfn"].presets),
     *((f"dialogue-{kind}", None, {"causal": causal}) for kind in ("crn", "gcn") for causal in (False, True)),
     *(
         ("dialogue-rnn", None, {"causal": c, "listener": ears})
@@ -53,7 +53,7 @@ def test_every_parameter_learns_also_in_bfloat16(
 
 WITHIN_A_DIALOGUE: list[tuple[str, str | None, dict[str, Any]]] = [
     ("mmgcn", "paper", {"graph_hidden": 16}),
-    ("mm-dfn", "official", {}),
+    ("mm-dfn", "official-meld", {}),
     *((f"dialogue-{kind}", None, {"causal": c}) for kind in ("crn", "gcn", "rnn") for c in (False, True)),
 ]
 
@@ -170,7 +170,7 @@ GOLDEN: list[tuple[str, str | None, dict[str, Any], list[list[float]]]] = [
     ),
     (
         "mm-dfn",
-        "paper",
+        "paper-iemocap",
         {},
         [
             [-0.273395, 1.090388, 0.419008],
@@ -181,7 +181,7 @@ GOLDEN: list[tuple[str, str | None, dict[str, Any], list[list[float]]]] = [
     ),
     (
         "mm-dfn",
-        "official",
+        "official-iemocap",
         {},
         [
             [-0.106653, 1.095029, 0.086242],

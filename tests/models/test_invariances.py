@@ -28,7 +28,10 @@ DFERC_ABLATED = [("df-erc", p, {**ABLATIONS[name]}) for p in DFERC_PRESETS for n
 OTHERS = [(model, preset, {}) for model in MODELS if model != "df-erc" for preset in MODELS[model].presets]
 ALL = [*DFERC_ABLATED, *OTHERS]
 PLAIN = [*DFERC, *OTHERS]
-OWN_LOSS = [("cfn-esa", "official"), *(("mm-dfn", p) for p in MODELS["mm-dfn"].presets)]  # see their tests
+OWN_LOSS = [
+    ("cfn-esa", "official-meld"),
+    *(("mm-dfn", p) for p in MODELS["mm-dfn"].presets),
+]  # see their tests
 CROSS_ENTROPY = [case for case in PLAIN if case[:2] not in OWN_LOSS]
 WITH_CAUSAL_MODE = [
     (model, next(iter(entry.presets)), {"causal": True})

@@ -42,7 +42,7 @@ def test_refined_gate_and_contributions_follow_the_truth(scripted: Corpus, tmp_p
 
 @pytest.mark.slow
 def test_the_gate_of_the_paper_moves_but_not_with_the_truth(scripted: Corpus, tmp_path: Path) -> None:
-    found = trained(scripted, "paper", tmp_path / "run")
+    found = trained(scripted, "paper-meld", tmp_path / "run")
     assert found["1 − ψ, spread"] > 0.05
     assert found["1 − ψ, mean"] < 0.8
     assert found["AUC, contradictory : reliable"] < 0.5
@@ -52,6 +52,6 @@ def test_the_gate_of_the_paper_moves_but_not_with_the_truth(scripted: Corpus, tm
 def test_with_small_initial_weights_the_gate_of_the_paper_is_constant(
     scripted: Corpus, tmp_path: Path
 ) -> None:
-    found = trained(scripted, "paper", tmp_path / "run", initial_weights="torch")
+    found = trained(scripted, "paper-meld", tmp_path / "run", initial_weights="torch")
     assert found["1 − ψ, spread"] < 0.05
     assert np.isclose(found["1 − ψ, mean"], 1.0, atol=0.05)

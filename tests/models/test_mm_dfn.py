@@ -1,6 +1,7 @@
 """MM-DFN recomputed node by node from its equations, pinned numbers, and the checks of its description."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ class Loops:
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_network_equals_plain_loops(variant: str, missing: float) -> None:
-    network = make_network("mm-dfn", "official", **VARIANTS[variant]).eval()
+    network = make_network("mm-dfn", "official-iemocap", **VARIANTS[variant]).eval()
     batch = make_batch(LENGTHS, missing=missing, seed=3)
     expected = Loops(network, batch).logits()
     torch.testing.assert_close(network(batch).logits, expected.float(), rtol=0, atol=1e-5)
@@ -149,7 +150,7 @@ def test_the_network_equals_plain_loops(variant: str, missing: float) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("subset", [*SUBSETS, ("text",)], ids="-".join)
 def test_any_modalities_will_do(subset: tuple[str, ...]) -> None:
-    network = make_network("mm-dfn", "official", subset).eval()
+    network = make_network("mm-dfn", "official-iemocap", subset).eval()
     batch = make_batch(LENGTHS, subset, missing=0.2)
     expected = Loops(network, batch).logits()
     torch.testing.assert_close(network(batch).logits, expected.float(), rtol=0, atol=1e-5)
@@ -158,7 +159,7 @@ def test_any_modalities_will_do(subset: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5.0, 0.2])])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_the_loss_is_focal_and_not_normalised_by_the_weights(weights: Tensor | None, gamma: float) -> None:
-    network = make_network("mm-dfn", "official", class_weights=weights, focal_gamma=gamma)
+    network = make_network("mm-dfn", "official-iemocap", class_weights=weights, focal_gamma=gamma)
     batch = make_batch(LENGTHS, unlabelled=0.3, seed=1)
     output = network(batch)
     assert batch.labels is not None
@@ -191,7 +192,7 @@ def test_a_certain_prediction_has_finite_loss_and_gradient() -> None:
 
 @torch.no_grad()
 def test_without_layers_it_is_a_linear_classifier_of_the_nodes() -> None:
-    network = make_network("mm-dfn", "official", graph_layers=0).eval()
+    network = make_network("mm-dfn", "official-iemocap", graph_layers=0).eval()
     batch = make_batch(LENGTHS)
     x = network.encoder(batch)
     e = torch.cat([x, torch.relu(network.fusion.input(x))], dim=-1)
@@ -201,7 +202,7 @@ def test_without_layers_it_is_a_linear_classifier_of_the_nodes() -> None:
 
 @torch.no_grad()
 def test_with_the_output_gate_shut_only_the_first_nodes_are_passed_on() -> None:
-    network = make_network("mm-dfn", "official").eval()
+    network = make_network("mm-dfn", "official-iemocap").eval()
     width = network.config.graph_hidden
     network.fusion.cell.bias_ih[3 * width :] = -1e9
     batch = make_batch(LENGTHS)
@@ -221,7 +222,7 @@ def test_recomputing_the_layers_changes_nothing_but_memory() -> None:
     batch = make_batch(LENGTHS, missing=0.2)
     results = []
     for recompute in (True, False):
-        network = make_network("mm-dfn", "official", recompute=recompute, dropout=0.4)
+        network = make_network("mm-dfn", "official-iemocap", recompute=recompute, dropout=0.4)
         torch.manual_seed(5)
         output = network(batch)
         total(output).backward()
@@ -246,5 +247,16 @@ def test_hidden_must_be_even_and_numbers_in_range() -> None:
 def test_speaker_weights_are_set_by_modality() -> None:
     layer = {"network": {"speaker_weights": {"text": 0.5}}}
     assert resolve("mm-dfn", layer).network["speaker_weights"] == {"text": 0.5}
-    official = resolve("mm-dfn", {"preset": "official"}).network["speaker_weights"]
-    assert official == {"audio": 3.0, "text": 1.0, "visual": 0.0}
+
+
+def test_the_presets_differ_between_the_corpora_as_the_scripts_of_the_code_do() -> None:
+    meld, iemocap = (resolve("mm-dfn", {"preset": f"official-{corpus}"}) for corpus in ("meld", "iemocap"))
+    assert meld.network["speaker_weights"] == {"audio": 0.5, "text": 1.5, "visual": 0.5}
+    assert iemocap.network["speaker_weights"] == {"audio": 3.0, "text": 1.0, "visual": 0.0}
+    assert (meld.training.learning_rate, iemocap.training.learning_rate) == (5e-4, 3e-4)
+    assert meld.training.class_weights is None
+    assert iemocap.training.class_weights["happy"] == pytest.approx(5810 / 504, rel=1e-4)
+    for corpus, official in (("meld", meld), ("iemocap", iemocap)):
+        paper = resolve("mm-dfn", {"preset": f"paper-{corpus}"})
+        assert paper.network == {**official.network, "paper_order": True, "focal_gamma": 0.0}
+        assert paper.training == replace(official.training, class_weights=None)

@@ -39,11 +39,11 @@ def test_a_preset_is_what_it_says(preset: str) -> None:
 
 
 def test_a_preset_may_have_a_network_of_its_own() -> None:
-    paper, official = find("df-erc", "paper"), find("df-erc", "official")
+    paper, official = find("df-erc", "paper-meld"), find("df-erc", "official-iemocap")
     assert issubclass(official.network, paper.network)
     assert official.network is not paper.network
-    assert find("df-erc", "official-of-a-corpus").network is official.network
-    run = resolve("df-erc", {"preset": "official"})
+    assert find("df-erc", "official").network is official.network
+    run = resolve("df-erc", {"preset": "official-iemocap"})
     assert run.network.keys() == {f.name for f in fields(official.config)}
     assert type(build_pipeline(run, WIDTHS, 3).network) is official.network
 
@@ -57,19 +57,34 @@ def test_refined_is_the_default() -> None:
 def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
     run = resolve(
         "df-erc",
-        {"preset": "paper", "network": {"hidden": 7, "beta": 0.2}},
-        {"preset": "official", "network": {"hidden": 8}},
+        {"preset": "paper-meld", "network": {"hidden": 7, "beta": 0.2}},
+        {"preset": "official-iemocap", "network": {"hidden": 8}},
         {"training": {"epochs": 3}},
     )
-    assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official", 8, 0.2)
+    assert (run.preset, run.network["hidden"], run.network["beta"]) == ("official-iemocap", 8, 0.2)
     assert (run.training.epochs, run.training.batch_size) == (3, 2)
     assert run.network["context_layers"] == 2
 
 
 def test_resolving_leaves_the_presets_alone() -> None:
     before = yaml.safe_dump(MODELS["df-erc"].presets)
-    resolve("df-erc", {"preset": "official", "network": {"hidden": 1}, "training": {"epochs": 1}})
+    resolve("df-erc", {"preset": "official-iemocap", "network": {"hidden": 1}, "training": {"epochs": 1}})
     assert yaml.safe_dump(MODELS["df-erc"].presets) == before
+
+
+@pytest.mark.parametrize("name", ["official", "paper"])
+def test_a_config_that_says_everything_keeps_a_preset_that_is_one_for_each_corpus_now(name: str) -> None:
+    old = yaml.safe_load(yaml.safe_dump(asdict(resolve("mm-dfn", {"preset": "official-iemocap"}))))
+    old["preset"], old["training"]["class_weights"] = name, 1.0
+    assert asdict(resolve("mm-dfn", old)) | {"preset": None} == asdict(build(RunConfig, old)) | {
+        "preset": None
+    }
+    assert resolve("mm-dfn", old, {"training": {"epochs": 1}}).training.epochs == 1
+    del old["network"]["hidden"]  # a setting that is newer than the config has its default
+    assert resolve("mm-dfn", old).network["hidden"] == 200
+    del old["network"]["speaker_weights"]
+    with pytest.raises(ConfigError, match=f"Take {name}-meld or {name}-iemocap"):
+        resolve("mm-dfn", old)
 
 
 def test_a_text_encoder_may_be_named_in_short() -> None:
@@ -84,9 +99,11 @@ def test_a_text_encoder_may_be_named_in_short() -> None:
     [
         ("df-er", {}, ["'df-er'", "did you mean 'df-erc'", "late-fusion"]),
         ("bert", {}, ["'bert'", "models are: df-erc, ", ", late-fusion, text-only"]),
-        ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official'", "paper"]),
+        ("df-erc", {"preset": "oficial"}, ["'oficial'", "did you mean 'official-iemocap'", "paper-meld"]),
         ("df-erc", {"preset": ["paper"]}, ["['paper']"]),
         ("text-only", {"preset": "paper"}, ["text-only has no preset 'paper'", "refined, plain"]),
+        ("mm-dfn", {"preset": "official"}, ["depends on the corpus", "official-meld or official-iemocap"]),
+        ("cfn-esa", {"preset": "paper"}, ["depends on the corpus", "paper-meld or paper-iemocap"]),
         ("df-erc", {"model": "text-only"}, ["'text-only'", "not for 'df-erc'"]),
         ("df-erc", {"trainig": {}}, ["'trainig'", "did you mean 'training'"]),
         ("df-erc", {"zzz": 1}, ["'zzz'", "keys are: model, preset"]),

@@ -21,8 +21,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "mm-dfn": Case(tables.mm_dfn, "official", "gamma_0.5"),
-    "cfn-esa": Case(tables.cfn_esa, "official", "total"),
+    "mm-dfn": Case(tables.mm_dfn, "official-iemocap", "gamma_0.5"),
+    "cfn-esa": Case(tables.cfn_esa, "official-meld", "total"),
     "dialogue-rnn": Case(tables.dialogue_rnn, "paper"),
     "dialogue-rnn-listener": Case(tables.dialogue_rnn, "paper"),
     "dialogue-crn": Case(tables.dialogue_crn, "paper"),

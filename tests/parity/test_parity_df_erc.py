@@ -1,4 +1,4 @@
-"""DF-ERC's preset `official` computes what its authors' code computes, weights copied."""
+"""DF-ERC's preset `official-iemocap` computes what its authors' code computes, weights copied."""
 
 import authors_weights as tables
 import pytest
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.models import Output
 
-PRESET = "official"
+PRESET = "official-iemocap"
 
 
 @pytest.fixture

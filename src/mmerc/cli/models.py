@@ -40,6 +40,7 @@ def models(
     console.print(_table(cards))
     console.print(
         f"parameters: of the first preset, the default, at MELD's shape ({widths}, {MELD_CLASSES} classes)\n"
+        "presets: the first is the default; …-meld and …-iemocap are for the labels of that corpus\n"
         "causal: whether --set network.causal=true hides later utterances from it; always: it never looks\n"
         "next: mmerc models show NAME > my.yaml  (every setting, explained)\n"
         "\ntrained, in the box, each with its card:\n"

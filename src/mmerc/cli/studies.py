@@ -39,7 +39,7 @@ Gpus = Annotated[
 ]
 Corpora = Annotated[str, typer.Option(metavar="DIR,DIR,…", help="Corpus folders, comma-separated.")]
 Preset = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Preset of the models, such as refined or paper.")
+    str | None, typer.Option(metavar="NAME", help="Preset of the models, such as refined or paper-meld.")
 ]
 Track = Annotated[
     list[str] | None,

@@ -38,7 +38,7 @@ ConfigFiles = Annotated[
     ),
 ]
 Preset = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper.")
+    str | None, typer.Option(metavar="NAME", help="Preset of the model, such as refined or paper-meld.")
 ]
 Assignments = Annotated[
     list[str] | None,

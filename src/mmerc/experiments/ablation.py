@@ -17,6 +17,7 @@ from mmerc.experiments.cells import Cell
 from mmerc.models import choose_modalities, find, resolve
 from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.describe import causal_mode
+from mmerc.models.labels import require_fitting_labels
 
 TABLES = ("components", "modalities", "missing", "causal")
 ABLATED = "df-erc"  # whose parts are switched off
@@ -89,8 +90,8 @@ class Variants:
         """Return a model with overrides of its config, or a cell that has that config already.
 
         Raises:
-            ConfigError: an unknown model or preset, a modality that the corpus lacks, or a causal model on
-                text vectors that look ahead.
+            ConfigError: an unknown model or preset, a modality that the corpus lacks, a causal model on text
+                vectors that look ahead, or a preset for other labels.
         """
         self.base(name)  # first, so that a variant which changes nothing is the model itself
         return self._cell(name, row, folder, **overrides)
@@ -102,6 +103,7 @@ class Variants:
         with told(f"{row} on {self.corpus.name}"):
             config = resolve(model, given, *self.layers, own, overrides)
             require_no_look_ahead(config, self.corpus)
+            require_fitting_labels(config, self.corpus)
         for known in self.known:
             if known.config == config:
                 return replace(known, name=row)

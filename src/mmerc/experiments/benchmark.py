@@ -14,6 +14,7 @@ from mmerc.experiments.comparison import Comparison, protocol
 from mmerc.experiments.published import published_scores
 from mmerc.metrics import summarise
 from mmerc.models import choose_modalities, find, resolve
+from mmerc.models.labels import require_fitting_labels
 from mmerc.system import file_name
 from mmerc.tables import Grid
 
@@ -99,7 +100,8 @@ def plan_benchmark(
         watched: note what choosing the epoch on test would report
 
     Raises:
-        ConfigError: an unknown model or key, a model named twice, or one that a corpus lacks features for.
+        ConfigError: an unknown model or key, a model named twice, one that a corpus lacks features for, or a
+            preset for other labels.
     """
     if twice := [name for name in models if list(models).count(name) > 1]:
         raise ConfigError(f"{twice[0]} is named twice")
@@ -111,6 +113,7 @@ def plan_benchmark(
             with told(f"{name} on {corpus.name}"):
                 config = resolve(model, settings_for(settings, corpus.name, model), *layers, own)
                 choose_modalities(config, list(corpus.modalities))
+                require_fitting_labels(config, corpus)
             row = row_name(name)
             folder = out / corpus.name / row
             cell = Cell.of(row, corpus, config, folder, seeds, uses_folds(corpus, folds))

@@ -16,6 +16,7 @@ from mmerc.experiments.benchmark import Settings, settings_for, uses_folds
 from mmerc.experiments.cells import Cell, finished_seeds, validation_of
 from mmerc.metrics import Spread, spread
 from mmerc.models import choose_modalities, resolve
+from mmerc.models.labels import require_fitting_labels
 from mmerc.system import file_name
 
 Values = Mapping[str, Any]  # dotted key → value
@@ -135,7 +136,7 @@ def plan_sweep(
         test: whether the trials are scored on test, too
 
     Raises:
-        ConfigError: an unknown model, key or fold, or a value out of range.
+        ConfigError: an unknown model, key or fold, a value out of range, or a preset for other labels.
     """
     cells = []
     for corpus, model in itertools.product(corpora, models):
@@ -143,6 +144,7 @@ def plan_sweep(
             layers = (settings_for(settings, corpus.name, model), base, overrides(trial))
             config = resolve(model, *layers)
             choose_modalities(config, list(corpus.modalities))
+            require_fitting_labels(config, corpus)
             name = trial_name(trial)
             of_model = out / corpus.name / model
             folder = of_model / file_name(name) if name else of_model

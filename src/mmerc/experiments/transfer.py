@@ -18,6 +18,7 @@ from mmerc.experiments.cells import Cell, Result
 from mmerc.metrics import Scores, Spread, score, spread
 from mmerc.models import choose_modalities, resolve
 from mmerc.models.causality import require_no_look_ahead
+from mmerc.models.labels import require_fitting_labels
 from mmerc.tables import Grid
 
 MEASURES = {"weighted_f1": "weighted F1", "macro_f1": "macro F1"}
@@ -137,7 +138,8 @@ def plan_transfer(
         layers: overrides of every config
 
     Raises:
-        ConfigError: a key or value that is not allowed, or a causal model on text vectors that look ahead.
+        ConfigError: a key or value that is not allowed, a causal model on text vectors that look ahead, or a
+            preset for other labels.
     """
     cells = []
     for corpus in corpora:
@@ -145,6 +147,7 @@ def plan_transfer(
         with told(corpus.name):
             config = resolve(model, given)
             require_no_look_ahead(config, corpus)
+            require_fitting_labels(config, corpus)
         folder = out / corpus.name / model
         cells.append(Cell.of(corpus.name, corpus, config, folder, seeds, uses_folds(corpus, folds)))
     return cells

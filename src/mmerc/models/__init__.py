@@ -112,7 +112,8 @@ def find(name: str, preset: str | None = None) -> Entry:
 def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     """Return the full config of a run: the model's defaults, its preset, then each of `layers`.
 
-    The preset is what the last layer that names one says.
+    The preset is what the last layer that names one says. A config that says all that its preset would, as a
+    checkpoint's does, may bear the name of one that has become one for each corpus.
 
     Raises:
         ConfigError: an unknown model, preset or key, or a value that is not allowed.
@@ -122,17 +123,34 @@ def resolve(model: str, *layers: Mapping[str, Any]) -> RunConfig:
     if given.get("model", model) != model:
         raise ConfigError(f"the config is for {given['model']!r}, not for {model!r}")
     preset = given.get("preset", next(iter(entry.presets), None))
-    if preset is not None and preset not in list(entry.presets):
-        near = difflib.get_close_matches(str(preset), entry.presets, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}"
-        )
+    _require_preset(model, preset, given)
     values = merge(entry.presets.get(preset, {}) if preset else {}, given, {"model": model, "preset": preset})
     if isinstance(values.get("text_encoder"), str):
         values["text_encoder"] = {"name": values["text_encoder"]}
     run = build(RunConfig, values)
     return replace(run, network=asdict(entry.of(preset).settings(run.network)))
+
+
+def _require_preset(model: str, preset: Any, given: Mapping[str, Any]) -> None:
+    entry = find(model)
+    if preset is None or preset in list(entry.presets):
+        return
+    if by_corpus := [name for name in entry.presets if name.startswith(f"{preset}-")]:
+        if all(_says_all_of(entry.presets[name], given) for name in by_corpus):
+            return
+        raise ConfigError(
+            f"{model} has no preset {preset!r}: it depends on the corpus. Take {' or '.join(by_corpus)}"
+        )
+    near = difflib.get_close_matches(str(preset), entry.presets, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"{model} has no preset {preset!r}; {hint}it has: {', '.join(entry.presets) or 'none'}")
+
+
+def _says_all_of(preset: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    return all(
+        isinstance(given.get(section), Mapping) and given[section].keys() >= settings.keys()
+        for section, settings in preset.items()
+    )
 
 
 def choose_modalities(run: RunConfig, available: Sequence[str]) -> tuple[str, ...]:

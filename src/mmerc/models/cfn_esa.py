@@ -12,8 +12,8 @@ is counted on the training pairs as they come, `shift_share` fixes it; E5 pairs 
 and every layer is its own; E9 no speakers; E10 one process; E11 one text vector; E12 all pairs; E13 attention
 and LESM start as in [C].
 Deviations:
-* `official` has no counterpart of the padded positions that [C] counts as class 0: a flat batch has none;
-  class weights, if there are any, weigh its utterances.
+* The loss `official` has no counterpart of the padded positions that [C] counts as class 0: a flat batch has
+  none; class weights, if there are any, weigh its utterances.
 * AdamW without amsgrad. [C] seeds every pass anew; here the epoch does.
 * Without text the other modalities keep self-attention only; where an utterance lacks a modality its stream
   is zero and nobody attends to it. Other numbers of modalities: W_cat is over all that text attends to.

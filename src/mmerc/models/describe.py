@@ -1,12 +1,15 @@
 """What the models are and what their settings mean, read from the code that uses them.
 
-A setting is explained once, by the comment behind its field; a model once, by its module's docstring.
+A setting is explained once, by the comment behind its field; a preset by the comment above it; a model by its
+module's docstring.
 """
 
 import ast
 import inspect
 import io
+import itertools
 import re
+import sys
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
@@ -16,11 +19,20 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import yaml
 
 from mmerc.config import RunConfig, TextEncoderConfig
+from mmerc.corpora.peer_layouts import LABELS
 from mmerc.models import Entry, build_pipeline, choose_modalities, find, resolve
 from mmerc.models.base import Paper
+from mmerc.models.labels import corpus_of
 
 MELD_WIDTHS = {"text": 1024, "audio": 300, "visual": 342}
 MELD_CLASSES = 7
+# What presets of one name have in common, in all models.
+KINDS = {
+    "refined": "sizes and training that hold up on every corpus, the same training for all models",
+    "plain": "the defaults",
+    "paper": "what the publication says",
+    "official": "what the authors' code does",
+}
 # Instructions to tools stand where explanations do, alone or behind one.
 INSTRUCTION = re.compile(r"#\s*(fmt:|type:|ruff:|pragma:|noqa\b).*")
 
@@ -83,6 +95,23 @@ def explanations(cls: type) -> dict[str, str]:
     return found
 
 
+def preset_note(entry: Entry, preset: str) -> str:
+    """Return what a preset is: its kind, its corpus with the labels, and the comment above it."""
+    meant = corpus_of(preset)
+    kind = KINDS[preset.removesuffix(f"-{meant}")]
+    where = f", for {meant.upper()} ({', '.join(LABELS[meant])})" if meant else ""
+    return " ".join(filter(None, [f"{preset}: {kind}{where}.", _comment_above(entry, preset)]))
+
+
+def _comment_above(entry: Entry, preset: str) -> str:
+    source = inspect.getsource(sys.modules[entry.of(preset).config.__module__])
+    lines = source.splitlines()
+    keys = [key for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict) for key in node.keys]
+    (line,) = [key.lineno for key in keys if isinstance(key, ast.Constant) and key.value == preset]
+    above = itertools.takewhile(lambda text: text.lstrip().startswith("#"), reversed(lines[: line - 1]))
+    return " ".join(_text(text) for text in reversed([*above]))
+
+
 def config_file(model: str, preset: str | None = None) -> str:
     """Return the whole config of a model's preset, or of its default, as YAML with every key explained.
 
@@ -94,9 +123,11 @@ def config_file(model: str, preset: str | None = None) -> str:
     source = "# Of mmerc's own making."
     if entry.paper is not None:
         source = f"# {entry.paper.name}, {entry.paper.venue} {entry.paper.year}, {entry.paper.url}"
+    note = f"Preset {preset_note(entry, run.preset)}" if run.preset else ""
     lines = [
         f"# {title(entry)}",
         source,
+        *(f"# {line}" for line in textwrap.wrap(note, 108)),
         f"# mmerc train {model} --corpus DIR --out DIR --config THIS-FILE",
         "",
         *_lines(RunConfig, asdict(run), {"network": entry.config, "text_encoder": TextEncoderConfig}),

@@ -2,8 +2,9 @@
 
 Paper: https://doi.org/10.1145/3581783.3612053. Equation numbers are the paper's; A1 to A29 are the
 decisions on its ambiguities, listed in docs/df-erc.md. N utterances of a flat batch, M modalities,
-K emotions, d = `hidden`. Lines marked `refined` are not in the paper: preset `paper` has none of them.
-Preset `official`, which reads the paper as its authors' code does, is in `df_erc_official.py`.
+K emotions, d = `hidden`. Lines marked `refined` are not in the paper: the presets `paper-…` have
+none of them. Preset `official-iemocap`, which reads the paper as its authors' code does, is in
+`df_erc_official.py`.
 """
 
 import math

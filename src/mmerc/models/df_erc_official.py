@@ -1,7 +1,7 @@
-"""DF-ERC as its authors' code reads the paper (github.com/WHULACC/DFERC, commit 8a92a9d), preset `official`.
+"""DF-ERC as its authors' code reads the paper (github.com/WHULACC/DFERC, commit 8a92a9d).
 
-What differs from `df_erc.py` is here; numbers A… are those of docs/df-erc.md, which also says what of the
-code is left out.
+Preset `official-iemocap`. What differs from `df_erc.py` is here; numbers A… are those of docs/df-erc.md,
+which also says what of the code is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,9 @@ class Config(df_erc_settings.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.causal:
-            raise ConfigError("network.causal: the preset official reads the next utterance as context (A20)")
+            raise ConfigError(
+                "network.causal: preset official-iemocap reads the next utterance as context (A20)"
+            )
 
 
 class Disentanglement(paper.Disentanglement):
@@ -127,8 +129,8 @@ class DFERC(paper.DFERC):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # What the code does with IEMOCAP; it has no settings for MELD.
-    "official": {
+    # Commit 8a92a9d, as far as docs/df-erc.md says. The code has no settings for MELD.
+    "official-iemocap": {
         "network": {
             "alpha_contrastive": 0.4,
             "alpha_contribution": 1.0,
@@ -148,6 +150,14 @@ PRESETS: dict[str, dict[str, Any]] = {
             "eps": 1e-7,
             "decay_biases": False,
             "schedule": "linear",
+            "class_weights": {
+                "happy": 1.0,
+                "sad": 1.3,
+                "neutral": 1.3,
+                "angry": 1.3,
+                "excited": 1.3,
+                "frustrated": 1.3,
+            },
         },
     },
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmerc.errors import ConfigError
 
-# setting → what `refined` and `paper` still do, what `official` still does
+# setting → what `refined` and `paper…` still do, what `official…` still does
 GONE: dict[str, tuple[Any, Any]] = {
     "contrastive_scope": ("batch", "batch"),
     "contrastive_times_tau": (False, True),
@@ -25,7 +25,7 @@ GONE: dict[str, tuple[Any, Any]] = {
 
 
 def modern(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of `refined` or `paper`, perhaps of an older version, as today's network has them.
+    """Return settings of `refined` or `paper…`, perhaps of an older version, as today's network has them.
 
     Raises:
         ConfigError: a setting that is gone asks for what is gone, too.
@@ -36,7 +36,7 @@ def modern(network: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def modern_official(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of `official`, perhaps of an older version, as today's network has them.
+    """Return settings of `official…`, perhaps of an older version, as today's network has them.
 
     Raises:
         ConfigError: a setting that is gone asks for what is gone, too.

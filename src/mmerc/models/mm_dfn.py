@@ -28,15 +28,21 @@ from mmerc.errors import ConfigError
 from mmerc.layers.graph import DialogueGraph, InitialResidualConvolution
 from mmerc.layers.losses import masked_mean
 from mmerc.layers.recurrent import FlatGRU
-from mmerc.models.base import STEADY_TRAINING, InputProjection, Network, Output, Paper
+from mmerc.models.base import (
+    IEMOCAP_CLASS_WEIGHTS,
+    STEADY_TRAINING,
+    InputProjection,
+    Network,
+    Output,
+    Paper,
+)
 
 PAPER = Paper("MM-DFN", "ICASSP", 2022, "https://arxiv.org/abs/2203.02385")
-IEMOCAP = {"audio": 3.0, "text": 1.0, "visual": 0.0}  # γ_m, the weights of the speaker's state (B6)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of MM-DFN; the defaults are those of the official code for IEMOCAP (preset `official`)."""
+    """Settings of MM-DFN; the defaults are the official code's, but for what differs between the corpora."""
 
     hidden: int = 200  # width of a node's features; even, the GRUs have half of it per direction
     context_layers: int = 2  # of the GRU over the text and of the one over each speaker's turns
@@ -44,7 +50,7 @@ class Config:
     graph_layers: int = 16  # K_L: graph convolutions
     dropout: float = 0.4  # between GRU layers, on the nodes, after every convolution, before the classifier
     input_dropout: float = 0.0  # on the raw features
-    speaker_weights: dict[str, float] = field(default_factory=IEMOCAP.copy)  # γ_m by modality; unnamed: 1
+    speaker_weights: dict[str, float] = field(default_factory=dict)  # γ_m by modality (B6); unnamed: 1
     cross_weight: float = 1.0  # factor on the weights of edges between modalities
     residual_alpha: float = 0.2  # α: share of H_0 in every convolution
     residual_lambda: float = 0.5  # λ: θ_k = ln(λ/k + 1), the share of the k-th convolution's linear map
@@ -196,18 +202,25 @@ def detached_focal_loss(
     return masked_mean(-factor * log_p, mask)
 
 
-# The official script's grid for IEMOCAP at the code's own defaults: which point of it was published is not
-# stated. Its class weights are K times larger, which Adam does not feel.
-OFFICIAL_TRAINING: dict[str, Any] = {
+# What the scripts of the official code say (script/run_train_me.sh, run_train_ie.sh). Both try a grid, and
+# which point of it was published is not stated: here the code's defaults, as far as they lie in the grid.
+TRAINING = {
     "epochs": 30,
     "patience": 5,
     "batch_size": 32,
-    "learning_rate": 3e-4,
     "weight_decay": 1e-4,
     "warmup_steps": 0,
     "clip_norm": 0.0,
-    "class_weights": 1.0,
 }
+MELD: dict[str, Any] = {
+    "network": {"speaker_weights": {"audio": 0.5, "text": 1.5, "visual": 0.5}},
+    "training": {**TRAINING, "learning_rate": 5e-4},
+}
+IEMOCAP: dict[str, Any] = {
+    "network": {"speaker_weights": {"audio": 3.0, "text": 1.0, "visual": 0.0}},
+    "training": {**TRAINING, "learning_rate": 3e-4},
+}
+PAPER_NETWORK = {"paper_order": True, "focal_gamma": 0.0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "refined": {
@@ -216,18 +229,23 @@ PRESETS: dict[str, dict[str, Any]] = {
             "graph_hidden": 128,
             "graph_layers": 8,
             "input_dropout": 0.4,
-            "speaker_weights": {},
             "focal_gamma": 0.0,
             "recompute": False,
         },
         "training": STEADY_TRAINING,
     },
-    # Cross-entropy, and the order of convolution and memory, as the paper's text is said to have them.
-    "paper": {
-        "network": {"paper_order": True, "focal_gamma": 0.0},
-        "training": {**OFFICIAL_TRAINING, "class_weights": None},
+    # Cross-entropy without class weights, and convolution before memory, as the paper's text is said to have
+    # them; everything else is the code's for this corpus.
+    "paper-meld": {**MELD, "network": MELD["network"] | PAPER_NETWORK},
+    # As paper-meld, with what the code has for IEMOCAP.
+    "paper-iemocap": {**IEMOCAP, "network": IEMOCAP["network"] | PAPER_NETWORK},
+    # One point of the code's grid; which one was published is not stated. Its others: 32 and 64 layers,
+    # learning rate 1e-3, weight decay 5e-4, dropout 0.2, focal_gamma 1.
+    "official-meld": MELD,
+    # One point of the code's grid; which one was published is not stated. Its others: 32 layers, learning
+    # rate 1e-4, weight decay 2e-4, dropout 0.2, focal_gamma 1.
+    "official-iemocap": {
+        **IEMOCAP,
+        "training": IEMOCAP["training"] | {"class_weights": IEMOCAP_CLASS_WEIGHTS},
     },
-    # For MELD the script has speaker_weights of 0.5 (audio), 0.5 (visual) and 1.5 (text), learning rates
-    # of 5e-4 and 1e-3, and no class weights.
-    "official": {"training": OFFICIAL_TRAINING},
 }
