@@ -34,7 +34,15 @@ def _small(model: str, preset: str | None = None) -> dict[str, Any]:
 
 # Few units and no dropout, so that training mode is deterministic.
 SMALL = {model: _small(model) for model in MODELS}
-DFERC_PRESETS = list(MODELS["df-erc"].presets)
+
+
+def networks_of(model: str) -> list[str]:
+    """The presets of a model without twins for another corpus, whose networks differ in sizes alone."""
+    presets = MODELS[model].presets
+    return [p for p in presets if f"{p.removesuffix('-iemocap')}-meld" not in presets or p.endswith("-meld")]
+
+
+DFERC_PRESETS = networks_of("df-erc")
 # Table 2 of the paper, and a control: the branches without their loss (decision A25).
 ABLATIONS = COMPONENTS | {"without-contrast": {"alpha_contrastive": 0.0}}
 SUBSETS = [("audio",), ("audio", "text"), ("audio", "text", "visual")]

@@ -18,10 +18,10 @@ from mmerc.checkpoint import load_checkpoint, model_card, save_checkpoint, versi
 from mmerc.config import read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError
-from mmerc.models import MODELS, resolve
+from mmerc.models import resolve
 from mmerc.storage import seal_text, sha256
 from mmerc.training import Trainer, train
-from tiny import LABELS, RECIPES, WIDTHS, config, make_bert, task, write
+from tiny import LABELS, RECIPES, WIDTHS, config, every_model, make_bert, task, write
 
 Edit = Callable[[Any], Any]
 
@@ -64,7 +64,7 @@ def test_a_preset_is_only_a_name_to_a_checkpoint(corpus: Corpus, tmp_path: Path)
     assert again == run
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", every_model())
 def test_weights_come_back_bit_for_bit(corpus: Corpus, tmp_path: Path, model: str) -> None:
     run = config(model, epochs=1)
     trainer = Trainer(task(corpus, run), torch.device("cpu"))

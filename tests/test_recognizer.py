@@ -13,10 +13,9 @@ from mmerc.errors import CheckpointError, ConfigError, ConversationError, Featur
 from mmerc.evaluation import evaluate
 from mmerc.features.frozen import encode
 from mmerc.features.text import TextEncoder
-from mmerc.models import MODELS
 from mmerc.recognizer import Recognizer, load
 from mmerc.training import train
-from tiny import LABELS, WIDTHS, config, make_bert, tables, task, write
+from tiny import LABELS, WIDTHS, config, every_model, make_bert, tables, task, write
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def assert_close(one: Prediction, other: Prediction) -> None:
 # What is predicted
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", every_model())
 def test_predictions_are_those_of_evaluate(corpus: Corpus, tmp_path: Path, model: str) -> None:
     train(task(corpus, config(model, epochs=1)), tmp_path)
     (found,) = evaluate(tmp_path, corpus)

@@ -18,7 +18,7 @@ from mmerc.errors import TrainingError
 from mmerc.models import MODELS
 from mmerc.run_state import write_state
 from mmerc.training import Listener, Trainer, train
-from tiny import LABELS, config, make_bert, tables, task, write, written
+from tiny import ALWAYS, LABELS, config, make_bert, tables, task, write, written
 
 KILLED = """
 import psutil, sys
@@ -123,7 +123,7 @@ def test_after_kill_9_at_any_moment(corpus: Corpus, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        *(config(model, epochs=2) for model in MODELS),
+        *(pytest.param(config(m, epochs=2), marks=[] if m in ALWAYS else pytest.mark.slow) for m in MODELS),
         config("df-erc", epochs=2, ema_decay=0.9, modality_dropout=0.4, schedule="cosine", class_weights=0.5),
         config("late-fusion", epochs=2, warmup_steps=30, schedule="linear", standardize=False),
         config("late-fusion", epochs=2, precision="bf16"),

@@ -21,7 +21,7 @@ from mmerc.models import MODELS, resolve
 from mmerc.recognizer import load
 from mmerc.task import class_weights
 from mmerc.training import Listener, Trainer, train, warnings_about
-from tiny import LABELS, config, make_bert, tables, task, write, written
+from tiny import ALWAYS, LABELS, config, every_model, make_bert, tables, task, write, written
 
 Frame = Any
 
@@ -43,7 +43,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 # Repeating
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", every_model())
 def test_a_seed_repeats_bit_for_bit(corpus: Corpus, tmp_path: Path, model: str) -> None:
     run = config(model, epochs=1, modality_dropout=0.3, ema_decay=0.5 if model == "df-erc" else 0.0)
     for out, seed in (("first", 0), ("again", 0), ("other", 1)):
@@ -149,7 +149,8 @@ def test_training_data_matter(corpus: Corpus, tmp_path: Path, kind: str) -> None
 @pytest.mark.parametrize(
     ("model", "training"),
     [
-        *((model, {}) for model in MODELS),
+        *((model, {}) for model in ALWAYS),
+        *(pytest.param(m, {}, marks=pytest.mark.slow) for m in MODELS if m not in ALWAYS),
         *((model, {"ema_decay": 0.9}) for model in ("df-erc", "cfn-esa")),  # they count in buffers
         ("late-fusion", {"standardize": False}),
     ],
@@ -297,7 +298,7 @@ def test_a_class_that_training_lacks(tmp_path: Path) -> None:
     assert progress.history[-1]["validation"]["per_class"]["anger"]["support"] > 0
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", every_model())
 def test_utterances_without_a_label_are_left_out(tmp_path: Path, model: str) -> None:
     frame, features = tables()
     hidden = frame.index[(frame.index % 3 == 0) | (frame["dialogue_id"] == "d00")]
@@ -377,7 +378,7 @@ def test_utterances_that_lack_every_modality(tmp_path: Path) -> None:
     assert np.isfinite(evaluate(tmp_path / "run", corpus)[0].probabilities).all()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", every_model())
 def test_half_precision_trains(corpus: Corpus, tmp_path: Path, model: str) -> None:
     progress = train(task(corpus, config(model, precision="bf16", epochs=1)), tmp_path / "run")
     assert np.isfinite(progress.history[-1]["losses"]["emotion"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -37,6 +38,12 @@ def _small(model: str) -> dict[str, Any]:
 
 
 SMALL = {model: _small(model) for model in MODELS}
+ALWAYS = ("text-only", "late-fusion", "df-erc", "mm-dfn", "cfn-esa", "dialogue-rnn")
+
+
+def every_model() -> list[Any]:
+    """All models to parametrise a test with, that of most by the slow run alone, which CI makes, too."""
+    return [m if m in ALWAYS else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
 
 
 def tables(dialogues: int = 15, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Features]]:

@@ -17,6 +17,7 @@ from helpers import (
     make_batch,
     make_network,
     modalities_of,
+    networks_of,
     take,
     total,
 )
@@ -25,7 +26,7 @@ from mmerc.models import MODELS, Network, build_pipeline, resolve
 
 DFERC = [("df-erc", preset, {}) for preset in DFERC_PRESETS]
 DFERC_ABLATED = [("df-erc", p, {**ABLATIONS[name]}) for p in DFERC_PRESETS for name in ABLATIONS]
-OTHERS = [(model, preset, {}) for model in MODELS if model != "df-erc" for preset in MODELS[model].presets]
+OTHERS = [(model, preset, {}) for model in MODELS if model != "df-erc" for preset in networks_of(model)]
 ALL = [*DFERC_ABLATED, *OTHERS]
 PLAIN = [*DFERC, *OTHERS]
 OWN_LOSS = [
