@@ -6,7 +6,7 @@ are read through a Python handle and with the demuxers of `FORMATS` alone, so th
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +28,10 @@ FORMATS: Final = (
 )
 THREADS: Final = 1  # of a decoder: extraction runs one process per core
 MOST_PIXELS: Final = 2**26  # of a picture: 8K and some; a broken header must not claim all memory
+# Titles may be of any encoding; from version 19 on PyAV reads them so by itself.
+TITLES: Final[Mapping[str, Any]] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 
 
 class SoundInfo(NamedTuple):
@@ -100,7 +104,7 @@ def open_media(path: Path) -> Iterator[InputContainer]:
                 "r",
                 options={"max_pixels": str(MOST_PIXELS)},
                 container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
-                metadata_errors="replace",
+                **TITLES,
                 buffer_size=2**17,
                 io_open=_refuse,
             ) as container:
