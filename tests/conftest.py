@@ -5,9 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from mmerc.corpus import Corpus
 
 # At a desk every run tries new examples; in CI the same ones, so that a change is judged by what it changes.
 settings.register_profile("mmerc", deadline=None, derandomize="CI" in os.environ)
@@ -21,6 +25,14 @@ gc.disable()
 
 # Waiting for the disk is for the sake of a power failure, which no test has.
 os.fsync = lambda fd: None
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> "Corpus":
+    """Return the corpus of `tiny.tables()`, for the tests of one file to read."""
+    from tiny import write
+
+    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -21,14 +21,9 @@ from mmerc.errors import CheckpointError
 from mmerc.models import resolve
 from mmerc.storage import seal_text, sha256
 from mmerc.training import Trainer, train
-from tiny import LABELS, RECIPES, WIDTHS, config, every_model, make_bert, task, write
+from tiny import LABELS, RECIPES, WIDTHS, config, every_model, make_bert, task
 
 Edit = Callable[[Any], Any]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(scope="module")

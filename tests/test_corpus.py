@@ -21,11 +21,6 @@ from mmerc.training import train
 from tiny import LABELS, RECIPES, WIDTHS, tables, task, write
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
 @pytest.fixture
 def own(corpus: Corpus, tmp_path: Path) -> Path:
     """A copy of the corpus that a test may spoil."""

@@ -20,17 +20,12 @@ from mmerc.evaluation import evaluate, predictions, write_predictions
 from mmerc.recognizer import Recognizer, load
 from mmerc.storage import seal_text
 from mmerc.training import train
-from tiny import config, make_bert, task, write
+from tiny import config, make_bert, task
 
 # huggingface_hub's own, where large files are uploaded without Xet.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NEEDED = {"checkpoint.json", "config.yaml", "model.safetensors"}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,7 @@ from mmerc.optimization import (
     mixed_precision,
 )
 from mmerc.training import Listener, Trainer
-from tiny import config, make_bert, task, write
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
+from tiny import config, make_bert, task
 
 
 def test_learning_rate_shapes() -> None:

@@ -19,11 +19,6 @@ from tiny import LABELS, WIDTHS, config, every_model, make_bert, tables, task, w
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def recognizer(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     out = tmp_path_factory.mktemp("run")
     train(task(corpus, config("df-erc", epochs=2)), out)

@@ -19,16 +19,12 @@ from mmerc.experiments.runs import Run, task_of
 from mmerc.metrics import score
 from mmerc.models import MODELS, resolve
 from mmerc.recognizer import load
+from mmerc.run_state import warnings_about
 from mmerc.task import class_weights
-from mmerc.training import Listener, Trainer, train, warnings_about
+from mmerc.training import Listener, Trainer, train
 from tiny import ALWAYS, LABELS, config, every_model, make_bert, tables, task, write, written
 
 Frame = Any
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,9 @@ NOT_A_STATE = (  # torch has all of these for files and values that are not its 
     AssertionError, EOFError, MemoryError, zipfile.BadZipFile, pickle.UnpicklingError,
 )  # fmt: skip
 
+# Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
+CONSTANT_GATE = 0.05
+
 
 def begun_already(out: Path) -> TrainingError:
     """Return the refusal to begin a run in a folder that holds one."""
@@ -49,6 +52,20 @@ class Progress:
     def finished(self, config: TrainingConfig) -> bool:
         """Return whether the last epoch or the end of patience is reached."""
         return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
+
+
+def warnings_about(validation: Mapping[str, Any]) -> list[str]:
+    """Return what is suspicious about an epoch's validation scores, a sentence each."""
+    found = []
+    if validation["never_predicted"]:
+        found.append(f"never predicted on validation: {', '.join(validation['never_predicted'])}")
+    spread = validation.get("context_weight_sd", 1.0)
+    if spread < CONSTANT_GATE:
+        mean = validation["context_weight_mean"]
+        found.append(
+            f"the context gate decides nothing: 1 − ψ = {mean:.3f} ± {spread:.3f} over the utterances"
+        )
+    return found
 
 
 class _Record(BaseModel):

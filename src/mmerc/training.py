@@ -8,7 +8,7 @@ they do together is what one process does with the whole batch, dropout apart, w
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,11 @@ from mmerc.run_state import (
     refusing,
     restore_optimizer,
     restore_scaler,
+    warnings_about,
     write_state,
 )
 from mmerc.storage import exclusive, write_text
 from mmerc.task import Dialogues, Task, class_weights
-
-# Below this spread of 1 − ψ over the validation utterances the gate decides nothing (docs/log.md).
-CONSTANT_GATE = 0.05
 
 
 class Listener:
@@ -389,17 +387,3 @@ class Trainer:
             git_commit=git_commit(),
         )
         save_checkpoint(out, self.best, self.task.run, info, self.encoder)
-
-
-def warnings_about(validation: Mapping[str, Any]) -> list[str]:
-    """Return what is suspicious about an epoch's validation scores, a sentence each."""
-    found = []
-    if validation["never_predicted"]:
-        found.append(f"never predicted on validation: {', '.join(validation['never_predicted'])}")
-    spread = validation.get("context_weight_sd", 1.0)
-    if spread < CONSTANT_GATE:
-        mean = validation["context_weight_mean"]
-        found.append(
-            f"the context gate decides nothing: 1 − ψ = {mean:.3f} ± {spread:.3f} over the utterances"
-        )
-    return found

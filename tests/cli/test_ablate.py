@@ -20,11 +20,6 @@ ENDINGS = ("csv", "json", "md", "tex")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     frame, features = tables(seed=1)
     renamed = features["text"]._replace(recipe={"kind": "imported"})

@@ -22,7 +22,7 @@ from mmerc.cli.main import app
 from mmerc.corpus import Corpus
 from mmerc.recognizer import load
 from mmerc.training import train
-from tiny import config, task, write
+from tiny import config, task
 
 Command = Callable[..., tuple[int, str, str]]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signals are others on Windows")
@@ -38,11 +38,6 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
 
 
 ALL = list(commands(typer.main.get_command(app)))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,12 @@ import yaml
 
 from mmerc.corpus import Corpus
 from mmerc.experiments import cells, tuning
-from tiny import SMALL, in_this_process, write
+from tiny import SMALL, in_this_process
 
 Command = Callable[..., tuple[int, str, str]]
 BASE = {"preset": "plain", "training": {"epochs": 3, "batch_size": 4, "warmup_steps": 2}}
 MODELS = ("text-only", "late-fusion")
 RATES = ("--range", "training.learning_rate=1e-8:0.1:log")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture

@@ -26,11 +26,6 @@ SETTINGS = ["--preset", "plain"] + [
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     train(task(corpus, config("late-fusion", epochs=2)), out)

@@ -27,11 +27,6 @@ from tiny import tables as tiny_tables
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def meld(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write(tmp_path_factory.mktemp("corpus") / "m", name="meld")
 

@@ -27,11 +27,6 @@ from tiny import config, in_this_process, tables, write, written
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     """A cell on splits and one over folds; two seeds."""
     out = tmp_path_factory.mktemp("cells")

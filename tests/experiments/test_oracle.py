@@ -22,11 +22,6 @@ from tiny import config, tables, task, write, written
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     """A cell on splits, one over folds, and each watched on test; two seeds."""
     out = tmp_path_factory.mktemp("cells")

@@ -21,11 +21,6 @@ from mmerc.training import Listener
 from tiny import config, tables, write, written
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
-
-
 def test_a_single_run_has_the_folder_itself(corpus: Corpus, tmp_path: Path) -> None:
     assert plan(corpus, tmp_path, [7], False) == [Run(tmp_path, 7, None)]
 

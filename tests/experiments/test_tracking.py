@@ -17,7 +17,7 @@ from mmerc.experiments import tracking
 from mmerc.experiments.tracker_stores import Facts, Tracker, store_class
 from mmerc.experiments.tracking import lost_trackers, read_trackers, train_tracked
 from mmerc.training import Listener, train
-from tiny import LABELS, config, task, write, written
+from tiny import LABELS, config, task, written
 
 TRACKERS: tuple[Tracker, ...] = ("tensorboard", "mlflow", "trackio")
 EPOCHS = 3
@@ -25,11 +25,6 @@ RUN = config("late-fusion", epochs=EPOCHS)
 
 # Of the libraries that MLflow stands on.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(

@@ -11,18 +11,13 @@ from mmerc.experiments import cells, tuning
 from mmerc.experiments.cells import Cell, Job, Outcome, run_jobs
 from mmerc.experiments.sweep import Range, Values, best_trial, plan_sweep
 from mmerc.experiments.tuning import Space, Study, tune
-from tiny import SMALL, in_this_process, write
+from tiny import SMALL, in_this_process
 
 optuna = pytest.importorskip("optuna")
 
 SPACE = Space({"network.dropout": [0, 0.3]}, {"training.learning_rate": Range(1e-3, 0.1, log=True)})
 BASE = {"network": SMALL["text-only"], "training": {"epochs": 1, "batch_size": 4, "warmup_steps": 2}}
 SETTINGS = {"*": {"*": {"preset": "plain"}}}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 @pytest.fixture(autouse=True)

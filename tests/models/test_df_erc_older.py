@@ -18,7 +18,7 @@ from mmerc.errors import CheckpointError, ConfigError
 from mmerc.models import resolve
 from mmerc.storage import seal_text, sha256
 from mmerc.training import train
-from tiny import task, write
+from tiny import task
 
 # The network of preset `paper` as commit a7a00a6 wrote it, and what the other presets had in its place.
 WRITTEN = yaml.safe_load("""
@@ -104,11 +104,6 @@ OLDER: dict[str, dict[str, Any]] = {
 # The preset that an older version's is today, where it is one for each corpus now.
 TODAY = {"refined": "refined", "paper": "paper-meld", "official": "official-iemocap"}
 SIZES = {"hidden": 6, "relation_width": 5, "context_hidden": 4}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return write(tmp_path_factory.mktemp("corpus") / "tiny")
 
 
 def small(preset: str) -> RunConfig:

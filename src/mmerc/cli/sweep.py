@@ -35,6 +35,7 @@ from mmerc.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from mmerc.corpus import Corpus
+    from mmerc.experiments.benchmark import Settings
     from mmerc.experiments.cells import Cell, Outcome, Runner
     from mmerc.experiments.sweep import Range, Values
     from mmerc.experiments.tuning import Space, Study
@@ -120,13 +121,10 @@ def sweep(
     reads, chooses nothing. Cut off, the same command goes on.
     """
     load_torch()
-    import yaml
-
-    from mmerc.config import merge, parse_overrides
+    from mmerc.config import parse_overrides
     from mmerc.experiments.benchmark import open_corpora, read_settings
     from mmerc.experiments.sweep import grid_trials, plan_sweep, random_trials
     from mmerc.experiments.tuning import Space
-    from mmerc.storage import write_text
 
     opened = open_corpora([Path(path) for path in split_names(corpora, "--corpora")])
     given = read_settings(settings) if settings else {}
@@ -151,9 +149,19 @@ def sweep(
         failed = run_cells([c for tried in found for c in tried.cells], jobs, device, engine, gpus, track)
     chosen = _show(pairs, found, out)
     if best is not None:
-        write_text(best, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
-        say_files([best])
+        _write_best(best, given, chosen)
     complain(failed)
+
+
+def _write_best(file: Path, given: "Settings", chosen: dict[str, Any]) -> None:
+    """Write the given settings with the best trials added."""
+    import yaml
+
+    from mmerc.config import merge
+    from mmerc.storage import write_text
+
+    write_text(file, yaml.safe_dump(merge(given, chosen), sort_keys=False, allow_unicode=True))
+    say_files([file])
 
 
 class Tried(NamedTuple):
