@@ -36,12 +36,13 @@ def demo(
 
 
 def _go(out: Path, seeds: int, jobs: int) -> None:
-    from mmerc.cli.corpus import encode_text
+    from mmerc.cli.corpus import add_text
     from mmerc.cli.train import train_runs
     from mmerc.corpora.scripted import generate
     from mmerc.corpus import Corpus
     from mmerc.evaluation import evaluate
     from mmerc.experiments.runs import plan
+    from mmerc.features.frozen import frozen_encoder
     from mmerc.models import resolve
     from mmerc.recognizer import load
     from mmerc.report import write_report
@@ -51,10 +52,10 @@ def _go(out: Path, seeds: int, jobs: int) -> None:
     if not (folder / "corpus.json").exists():
         log.info("1. generating 240 conversations with text, audio-like and visual-like features")
         generate(folder)
-    if "text" not in Corpus.open(folder).modalities:
-        log.info("2. reading their texts with the embedded encoder")
-        encode_text(folder)
     corpus = Corpus.open(folder)
+    if "text" not in corpus.modalities:
+        log.info("2. reading their texts with the embedded encoder")
+        corpus = add_text(corpus, frozen_encoder("minilm"))
     found: dict[str, list[Evaluation]] = {}
     for number, model in enumerate(MODELS):
         log.info("%d. training %s, %d seeds; the epoch is chosen on validation", 3 + number, model, seeds)

@@ -143,8 +143,8 @@ def train_runs(
         for done, (run, trained) in enumerate(ended, start=1):
             records[str(run.folder)] = chosen = trained.history[trained.best_epoch - 1]
             if together is not None:
-                together.update(done)
                 together.line(f"{_named(run)}: {_validation(chosen)}, {done} of {len(runs)} runs")
+                together.update(done)
     return records
 
 
