@@ -20,7 +20,8 @@ test: $(VENV)/.installed-dev
 
 # What starts processes of its own: README's commands, other systems and processors, the notebook, packages left out.
 test-outside: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow --timeout 600 tests/systems tests/cli tests/experiments tests/reliability/test_processors.py \
+	$(BIN)/python -m pytest -m slow --timeout 600 tests/systems tests/cli tests/experiments tests/extraction tests/features tests/corpora \
+	    tests/reliability/test_processors.py \
 	    tests/test_examples.py tests/test_extras.py tests/test_forms.py tests/test_packaging.py tests/test_readme.py \
 	    tests/test_training.py tests/test_recognizer.py tests/test_checkpoint.py tests/test_resume.py \
 	    --deselect tests/test_resume.py::test_after_kill_9_at_any_moment
@@ -82,6 +83,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,trackio]"
+	@# Compiles the tests once; each process of a run would do so by itself.
+	-@$(BIN)/python -m pytest --collect-only -q -n 0 > /dev/null
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -195,6 +195,7 @@ PICKLES = {
 }
 
 
+@pytest.mark.slow
 def test_the_road_from_the_pickles_to_the_tables_can_be_gone(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

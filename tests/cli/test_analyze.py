@@ -65,6 +65,7 @@ def expected(stems: list[str]) -> set[str]:
     return {f"{s}.{suffix}" for s in stems for suffix in SUFFIXES} | {"README.md", "analysis.json"}
 
 
+@pytest.mark.slow
 def test_all_figures_with_comparisons(mmerc: Command, corpus: Corpus, runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = (runs / "full", "--corpus", corpus.path, "--compare", runs, "--device", "cpu")

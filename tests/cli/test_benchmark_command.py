@@ -114,6 +114,7 @@ def test_the_whole_road(mmerc: Command, benchmark: Command, corpora: list[Corpus
     assert all(row.get("against", "text-only") == "text-only" for row in rows_of(out, "meld"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_what_choosing_on_test_would_report(
     benchmark: Command, corpora: list[Corpus], tmp_path: Path

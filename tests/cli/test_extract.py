@@ -31,6 +31,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_meld(mmerc: Command, meld_raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "meld"
     code, said, err = mmerc("extract", meld_raw, "--out", out, "--text", "none", *HERE)
@@ -93,6 +94,7 @@ def test_a_recording_and_going_on(mmerc: Command, talk: Path, tmp_path: Path, ca
     assert Corpus.open(out).modalities.keys() == {"audio", "text"}
 
 
+@pytest.mark.slow
 def test_another_recipe_needs_force(mmerc: Command, talk: Path, tmp_path: Path) -> None:
     pytest.importorskip("opensmile", reason="openSMILE is not installed")
     out = tmp_path / "c"

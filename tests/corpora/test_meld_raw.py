@@ -123,6 +123,7 @@ def test_folders_without_clips_are_refused(raw, tmp_path):
         import_meld_raw(empty, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the MELD transcripts are not here")
 def test_the_real_transcripts(tmp_path):
     root = tmp_path / "raw"

@@ -67,6 +67,7 @@ def test_watching_changes_nothing(finished: dict[str, Cell], name: str) -> None:
         assert notes["watched"] == RUN.training.epochs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("model", ["df-erc", "mm-dfn", "cfn-esa", "late-fusion"])
 def test_watching_changes_no_model(corpus: Corpus, tmp_path: Path, model: str) -> None:

@@ -298,6 +298,7 @@ def test_copies_of_the_corpora_are_healthy(meld_raw: Path, iemocap_release: Path
     assert examined(import_iemocap(iemocap_release, tmp_path / "iemocap")).problems == []
 
 
+@pytest.mark.slow
 def test_clips_of_meld_that_are_known_to_be_broken(meld_raw: Path, tmp_path: Path) -> None:
     clip = meld_raw / "train/train_splits/dia0_utt0.mp4"
     root = tmp_path / "raw"

@@ -157,6 +157,7 @@ def test_long_recordings_are_cut_for_the_workers(recording: Path, visual: Chosen
     assert sorted(span.start_ms for job in jobs for span in job.spans) == [r.start_ms for r in rows]
 
 
+@pytest.mark.slow
 def test_a_worker_loads_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "pandas", "sklearn", "pyarrow")
     code = f"""

@@ -121,6 +121,7 @@ def test_which_of_two_faces_speaks(recording: Path, number: int, right: bool) ->
     assert (np.mean(middles) > 160) == right
 
 
+@pytest.mark.slow
 def test_what_is_absent(corpus: Corpus) -> None:
     table = pd.read_csv(corpus.path / "absent.csv")
     unvoiced = [i for i, x in enumerate(LINES) if not x.voiced]

@@ -286,6 +286,7 @@ def test_what_is_not_a_number_is_an_error() -> None:
         PROSODY(np.full(16000, np.nan, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_the_same_bits_again_and_in_another_process() -> None:
     samples = mixed().astype(np.float32)
     first = PROSODY(samples).values
