@@ -24,6 +24,8 @@ test-outside: $(VENV)/.installed-dev
 	    tests/reliability/test_processors.py \
 	    tests/test_examples.py tests/test_extras.py tests/test_forms.py tests/test_packaging.py tests/test_readme.py \
 	    tests/test_training.py tests/test_recognizer.py tests/test_checkpoint.py tests/test_resume.py \
+	    tests/test_distributed.py::test_two_processes_have_the_gradients_of_one \
+	    tests/test_distributed.py::test_the_same_epoch_is_selected \
 	    --deselect tests/test_resume.py::test_after_kill_9_at_any_moment
 
 # The pages in headless Chromium; skipped where there is none.

@@ -127,6 +127,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write(tmp_path_factory.mktemp("distributed") / "corpus")
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(corpus: Corpus, tmp_path: Path) -> None:
     of = task(corpus, still(config("df-erc", batch_size=4, clip_norm=0.5, modality_dropout=0.2)))
     alone = an_epoch(of)
@@ -248,6 +249,7 @@ def assert_same_run(found: Answer, wanted: Answer) -> None:
         assert own["validation"]["confusion"] == other["validation"]["confusion"]
 
 
+@pytest.mark.slow
 def test_the_same_epoch_is_selected(corpus: Corpus, tmp_path: Path) -> None:
     of = run_of(corpus)
     alone = whole_run(of, tmp_path / "alone")

@@ -109,6 +109,7 @@ def test_the_test_split_changes_nothing(corpus: Corpus, tmp_path: Path, kind: st
     assert written(tmp_path / "plain") == written(tmp_path / "disturbed")
 
 
+@pytest.mark.slow
 def test_the_test_split_of_an_encoder_trained_along_changes_nothing(
     corpus: Corpus, tmp_path: Path, bert: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_tables_grow_without_training_anything_twice(
     assert "2 run(s) in 2 row(s): 2 done, 0 to go" in err
 
 
+@pytest.mark.slow
 def test_all_tables_are_written(mmerc: Command, here: None, corpus: Corpus, tmp_path: Path) -> None:
     names = ("components", "modalities", "missing", "causal")
     models = {model: {"network": helpers.SMALL[model]} for model in ("df-erc", "tfn")}

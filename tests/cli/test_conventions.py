@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 import mmerc as package
 from mmerc.cli import progress
-from mmerc.cli.main import app
+from mmerc.cli.main import program
 from mmerc.corpus import Corpus
 from mmerc.recognizer import load
 from mmerc.training import train
@@ -37,7 +36,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         yield from commands(command, (*path, name))
 
 
-ALL = list(commands(typer.main.get_command(app)))
+ALL = list(commands(program()))
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,7 @@ def test_iemocap(mmerc: Command, iemocap_release: Path, tmp_path: Path) -> None:
     assert corpus.features("visual")[1].float().mean() > 0.9  # the half in which the speaker is
 
 
+@pytest.mark.slow
 def test_a_recording_and_going_on(mmerc: Command, talk: Path, tmp_path: Path, cache: Path) -> None:
     out, bert = tmp_path / "c", make_bert(tmp_path / "bert")
     command = (

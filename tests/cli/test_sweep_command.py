@@ -89,6 +89,7 @@ def test_tpe_that_prunes(sweep: Command, tmp_path: Path, monkeypatch: pytest.Mon
     assert rows_of(tmp_path / "out", "text-only") == before
 
 
+@pytest.mark.slow
 def test_every_trial_is_tracked(sweep: Command, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     code, _, err = sweep("--grid", "network.dropout=0,0.3", "--track", "tensorboard")

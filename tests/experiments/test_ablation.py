@@ -18,6 +18,8 @@ from mmerc.metrics import summarise
 from mmerc.models import resolve
 from tiny import SMALL, in_this_process, tables, write
 
+pytestmark = pytest.mark.slow
+
 TRAINING = {"epochs": 1, "batch_size": 4, "warmup_steps": 1}
 LAYER = {"network": SMALL["df-erc"], "training": TRAINING}
 

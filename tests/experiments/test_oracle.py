@@ -20,6 +20,8 @@ from mmerc.training import Listener
 from planned import RUN, copied, cut_after_one_epoch, finish, moved, run, watching
 from tiny import config, tables, task, write, written
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
@@ -67,7 +69,6 @@ def test_watching_changes_nothing(finished: dict[str, Cell], name: str) -> None:
         assert notes["watched"] == RUN.training.epochs
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("model", ["df-erc", "mm-dfn", "cfn-esa", "late-fusion"])
 def test_watching_changes_no_model(corpus: Corpus, tmp_path: Path, model: str) -> None:

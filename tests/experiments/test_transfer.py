@@ -24,6 +24,8 @@ from mmerc.experiments.transfer import (
 from mmerc.metrics import score
 from tiny import LABELS, SMALL, in_this_process, tables, write
 
+pytestmark = pytest.mark.slow
+
 LAYER = {
     "preset": "plain",
     "network": SMALL["late-fusion"],

@@ -94,6 +94,7 @@ def killed_after(runs: int) -> Callable[[Sequence[Job]], Iterator[Outcome]]:
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "runs"), [(1, 2), (3, 0), (3, 4)])
 def test_a_killed_sweep_goes_on_with_the_same_trials(
     corpus: Corpus, tmp_path: Path, jobs: int, runs: int
@@ -109,6 +110,7 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(
     assert len(outcomes) == 5 - runs  # what was trained is not trained again
 
 
+@pytest.mark.slow
 def test_killed_while_a_round_is_told(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +205,7 @@ LEARNING = Space({}, {"training.learning_rate": Range(1e-8, 0.1, log=True)})
 LONGER = {"base": {**BASE, "training": {**BASE["training"], "epochs": 6}}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_poor_trials_are_cut_short_and_never_chosen(corpus: Corpus, tmp_path: Path) -> None:
     found = study(corpus, tmp_path, LEARNING, seeds=[0, 1], **LONGER)

@@ -37,6 +37,8 @@ from mmerc.media import Source
 from screenplay import ANNA, BEN, CLEO, RECORDING, Line, Script, Shot
 from studio import film, shared, write_srt
 
+pytestmark = pytest.mark.slow
+
 TEXT = "No, I have heard enough."
 SAID = Line(BEN, TEXT, 0.1)
 HURRIED = "I hurt three huge men, I gave a guy a bloody nose, I mean I am not proud of it, but I really am."
@@ -292,13 +294,11 @@ def test_a_recording_is_found_as_it_was_filmed(recording: Path, tmp_path: Path) 
     assert found.table["faces"].iloc[3] == pytest.approx(2)
 
 
-@pytest.mark.slow
 def test_copies_of_the_corpora_are_healthy(meld_raw: Path, iemocap_release: Path, tmp_path: Path) -> None:
     assert examined(import_meld_raw(meld_raw, tmp_path / "meld")).problems == []
     assert examined(import_iemocap(iemocap_release, tmp_path / "iemocap")).problems == []
 
 
-@pytest.mark.slow
 def test_clips_of_meld_that_are_known_to_be_broken(meld_raw: Path, tmp_path: Path) -> None:
     clip = meld_raw / "train/train_splits/dia0_utt0.mp4"
     root = tmp_path / "raw"

@@ -75,6 +75,7 @@ def test_only_what_is_not_there_is_absent(together: dict[str, list[Measured]]) -
     assert absent == {"audio": {unvoiced: "silence"}, "visual": {slide: "no face"}}
 
 
+@pytest.mark.slow
 def test_an_utterance_alone_or_among_others(
     together: dict[str, list[Measured]],
     sources: list[Source | None],

@@ -31,6 +31,8 @@ from mmerc.transcripts import read_transcript
 from studio import RECORDING, film, write_csv, write_srt, write_vtt, write_whisperx
 from tiny import config, make_bert, task
 
+pytestmark = pytest.mark.slow
+
 LINES = RECORDING.lines
 WRITERS = {"talk.srt": write_srt, "talk.vtt": write_vtt, "talk.json": write_whisperx, "talk.csv": write_csv}
 
@@ -121,7 +123,6 @@ def test_which_of_two_faces_speaks(recording: Path, number: int, right: bool) ->
     assert (np.mean(middles) > 160) == right
 
 
-@pytest.mark.slow
 def test_what_is_absent(corpus: Corpus) -> None:
     table = pd.read_csv(corpus.path / "absent.csv")
     unvoiced = [i for i, x in enumerate(LINES) if not x.voiced]

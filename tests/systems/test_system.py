@@ -50,6 +50,7 @@ def test_processes_that_live_and_that_do_not() -> None:
     assert not is_alive(10**30)
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_all_that_it_has_started() -> None:
     process = subprocess.Popen([sys.executable, "-S", "-c", PARENT], stdout=subprocess.PIPE, **system.apart())
     assert process.stdout is not None

@@ -1,5 +1,6 @@
 """The `mmerc` command: gathers the command groups and turns errors into one clear line."""
 
+import functools
 import logging
 import os
 import signal
@@ -57,14 +58,20 @@ app.add_typer(export_app, name="export")
 _UsageError = cast(type[Exception], typer.BadParameter.__bases__[0])
 
 
+@functools.cache
+def program() -> TyperGroup:
+    """Return `mmerc` with all its commands, as click sees them."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    return common.finish(root)
+
+
 def run() -> None:
     """Entry point: a mistake of the user ends in one message on stderr and exit code 2."""
     speak()
     show_messages(logging.INFO)
-    command = typer.main.get_command(app)
-    assert isinstance(command, TyperGroup)
     try:
-        code = common.finish(command).main(prog_name="mmerc", standalone_mode=False)
+        code = program().main(prog_name="mmerc", standalone_mode=False)
         sys.stdout.flush()
     except Interrupted as stopped:
         _end(130, f"interrupted: {stopped}")
