@@ -21,8 +21,9 @@ from mmerc.batch import Batch
 from mmerc.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint, versions
 from mmerc.corpus import Modality
 from mmerc.export import STEPWISE, export_onnx
-from mmerc.models import MODELS, build_pipeline, choose_modalities, resolve
+from mmerc.models import MODELS, choose_modalities, resolve
 from mmerc.models.describe import MELD_CLASSES, MELD_WIDTHS
+from mmerc.pipeline import build_pipeline
 
 UTTERANCES = 20
 

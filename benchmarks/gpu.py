@@ -24,9 +24,10 @@ from mmerc.batch import Batch
 from mmerc.corpus import Corpus
 from mmerc.errors import MmercError
 from mmerc.features.text import TextEncoder
-from mmerc.models import build_pipeline, resolve
+from mmerc.models import resolve
 from mmerc.models.describe import MELD_CLASSES, MELD_WIDTHS
-from mmerc.optimization import choose_device, make_optimizer, mixed_precision
+from mmerc.optimization import Objective, choose_device, make_optimizer, mixed_precision
+from mmerc.pipeline import build_pipeline
 from mmerc.task import Task
 from mmerc.training import Listener, Trainer
 from shapes import write_noise
@@ -127,7 +128,7 @@ def text_row(name: str, shape: str, precision: str, checkpointing: bool, device:
     run = resolve("df-erc", {"training": {"precision": precision}})
     widths = {**MELD_WIDTHS, "text": encoder.width}
     pipeline = build_pipeline(run, widths, MELD_CLASSES, encoder).to(device).train()
-    optimizer = make_optimizer(pipeline, run.training, device)
+    objective, optimizer = Objective(pipeline), make_optimizer(pipeline, run.training, device)
     autocast, _ = mixed_precision(precision, device)
     batch = text_batch(encoder, *BATCHES[shape])
     tokens = sum(int((block.attention_mask > 0).sum()) for block in batch.tokens or ())
@@ -135,8 +136,8 @@ def text_row(name: str, shape: str, precision: str, checkpointing: bool, device:
     for _ in range(6 if device.type == "cuda" else 2):
         start = now(device)
         with autocast():
-            output = pipeline(batch.to(device))
-        torch.stack(list(output.losses.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            losses, _ = objective(batch.to(device))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(pipeline.parameters(), run.training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mmerc.batch import Examples
 from mmerc.corpus import SCHEMA, Corpus
+from mmerc.examples import Examples
 from mmerc.manifest import FORMAT, Manifest, Modality, file_sums, write_manifest
 from mmerc.models import resolve
 from mmerc.task import Task

@@ -128,7 +128,7 @@ def arithmetic(trainer: Trainer) -> float:
         for positions in length_buckets(
             trainer.lengths[dialogues], c.batch_size, np.random.default_rng(0), c.batch_utterances
         ):
-            losses = trainer.pipeline(trainer.examples.batch(dialogues[positions])).losses
+            losses, _ = trainer.objective(trainer.examples.batch(dialogues[positions]))
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]  # untyped
     return float(counter.get_total_flops()) / 1e12
 

@@ -32,11 +32,11 @@ from shapes import SHAPES, clock, write_noise
 CPU = torch.device("cpu")
 # Parts of an epoch → the file and function whose cumulative time it is.
 PARTS = {
-    "forward and losses": ("mmerc/models/pipeline.py", "forward"),
+    "forward and losses": ("mmerc/optimization.py", "forward"),
     "backward": ("torch/_tensor.py", "backward"),
     "optimizer": ("torch/optim/optimizer.py", "wrapper"),
     "clipping": ("torch/nn/utils/clip_grad.py", "clip_grad_norm_"),
-    "batches": ("mmerc/batch.py", "batch"),
+    "batches": ("mmerc/examples.py", "batch"),
 }
 
 

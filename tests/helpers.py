@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 from mmerc.batch import Batch
 from mmerc.corpus import MISSING
 from mmerc.experiments.ablation import COMPONENTS
-from mmerc.models import MODELS, Network, Output, build_pipeline, find, resolve
+from mmerc.models import MODELS, find, resolve
+from mmerc.models.base import Network, Output
+from mmerc.pipeline import build_pipeline
 
 WIDTHS = {"audio": 5, "text": 6, "visual": 4}
 CLASSES = 3
@@ -143,9 +145,26 @@ def fill_with_ramp(module: nn.Module) -> None:
         start += parameter.numel()
 
 
-def total(output: Output) -> Tensor:
+class Judged(NamedTuple):
+    """What a network says about a batch, and how it is judged where there are labels."""
+
+    logits: Tensor
+    contributions: Tensor | None
+    context_weight: Tensor | None
+    losses: dict[str, Tensor]
+    log: dict[str, Tensor]
+
+
+def judge(network: Network, batch: Batch) -> Judged:
+    """What the network says about a batch, and its losses."""
+    output = network(batch)
+    losses, log = ({}, {}) if batch.labels is None else network.losses(output, batch)
+    return Judged(output.logits, output.contributions, output.context_weight, losses, log)
+
+
+def total(judged: Judged) -> Tensor:
     """The objective: the sum of the losses."""
-    return torch.stack([*output.losses.values()]).sum()
+    return torch.stack([*judged.losses.values()]).sum()
 
 
 def assert_same(left: Output, right: Output, rows: Tensor | None = None, tolerance: float = 1e-5) -> None:

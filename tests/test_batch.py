@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from helpers import make_batch
-from mmerc.batch import Batch, Examples, drop_modalities, labelled, length_buckets
+from mmerc.batch import Batch, Tokens, drop_modalities, length_buckets, targets
 from mmerc.conversation import Conversation, Utterance
 from mmerc.corpus import MISSING, Corpus, Features, write_corpus
 from mmerc.errors import ConversationError, CorpusError, FeatureError
-from mmerc.features.packing import Tokens
+from mmerc.examples import Examples
 from mmerc.manifest import seal
 
 LENGTHS = [2, 1, 3]
@@ -112,7 +112,7 @@ def test_with_an_encoder_text_comes_from_the_texts(tmp_path: Path) -> None:
 def test_a_present_row_that_is_not_finite_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, chunk: int
 ) -> None:
-    monkeypatch.setattr("mmerc.batch.CHUNK", chunk)
+    monkeypatch.setattr("mmerc.examples.CHUNK", chunk)
     corpus = make_corpus(tmp_path / "c")
     values, present = (x.clone() for x in corpus.features("audio"))
     values[[3, 5], 1] = bad
@@ -153,7 +153,7 @@ def test_conversations_become_examples() -> None:
     assert examples.labels is None
     assert examples.batch(np.array([1])).labels is None
     with pytest.raises(ValueError, match="carries no labels"):
-        labelled(examples.batch(np.array([1])))
+        targets(examples.batch(np.array([1])))
 
 
 def test_conversations_with_an_encoder_are_tokenized() -> None:
@@ -243,9 +243,11 @@ def test_modalities_are_dropped_with_the_given_chance() -> None:
     assert kept == pytest.approx(0.7 + 0.3**3, abs=0.01)
 
 
-def test_labelled_is_what_somebody_labelled() -> None:
-    batch = make_batch([4])._replace(labels=torch.tensor([0, MISSING, 2, MISSING]))
-    assert labelled(batch).tolist() == [True, False, True, False]
+def test_targets_are_what_somebody_labelled() -> None:
+    labels = torch.tensor([0, MISSING, 2, MISSING])
+    found, known = targets(make_batch([4])._replace(labels=labels))
+    assert found is labels
+    assert known.tolist() == [True, False, True, False]
 
 
 def test_moving_a_batch_leaves_its_layout_on_the_cpu() -> None:

@@ -14,7 +14,8 @@ from mmerc.config import (
     read_yaml,
 )
 from mmerc.errors import ConfigError
-from mmerc.models import build_pipeline, resolve
+from mmerc.models import resolve
+from mmerc.pipeline import build_pipeline
 
 TREES = st.recursive(
     st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmerc.batch import Examples
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpus import Corpus, Features
 from mmerc.errors import CheckpointError, CorpusError, FeatureError
 from mmerc.evaluation import evaluate, find_checkpoints
+from mmerc.examples import Examples
 from mmerc.experiments.runs import plan, train_in_turn
 from mmerc.metrics import score
 from mmerc.training import Listener, train

@@ -30,8 +30,8 @@ from mmerc.errors import CheckpointError, ConfigError
 from mmerc.export import STEPWISE, TOLERANCE, export_onnx, export_text_encoder
 from mmerc.features.frozen import encode
 from mmerc.features.text import TextEncoder
-from mmerc.models import MODELS, build_pipeline, resolve
-from mmerc.models.pipeline import Pipeline
+from mmerc.models import MODELS, resolve
+from mmerc.pipeline import Pipeline, build_pipeline
 from mmerc.training import train
 from tiny import config, make_bert, tables, task, write
 

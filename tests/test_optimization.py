@@ -11,13 +11,13 @@ import torch
 from mmerc.config import TrainingConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
-from mmerc.models import build_pipeline
 from mmerc.optimization import (
     choose_device,
     learning_rate_factor,
     make_optimizer,
     mixed_precision,
 )
+from mmerc.pipeline import build_pipeline
 from mmerc.training import Listener, Trainer
 from tiny import config, make_bert, task
 

@@ -136,9 +136,18 @@ def test_one_error_tree() -> None:
     assert all(x.__name__ in (errors.__doc__ or "") for x in classes)
 
 
-@pytest.mark.parametrize("module", ["mmerc", "mmerc.cli.main"])
-def test_importing_waits_for_nothing_heavy(module: str) -> None:
-    heavy = ("torch", "transformers", "pandas", "sklearn", "scipy", "pyarrow")
+HEAVY = ("transformers", "pandas", "sklearn", "scipy", "pyarrow", "safetensors")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("mmerc", ("torch", *HEAVY)),
+        ("mmerc.cli.main", ("torch", *HEAVY)),
+        ("mmerc.models.df_erc", (*HEAVY, "mmerc.models.registry", "mmerc.models.mm_dfn", "mmerc.corpus")),
+    ],
+)
+def test_importing_waits_for_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert found.stdout.strip() == "[]"

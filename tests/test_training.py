@@ -56,7 +56,7 @@ def test_a_corpus_read_in_chunks_is_the_same_corpus(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     train(task(corpus, config("late-fusion")), tmp_path / "whole")
-    for module in ("batch", "run_state"):
+    for module in ("examples", "run_state"):
         monkeypatch.setattr(f"mmerc.{module}.CHUNK", chunk)
     train(task(corpus, config("late-fusion")), tmp_path / "chunks")
     assert written(tmp_path / "chunks") == written(tmp_path / "whole")

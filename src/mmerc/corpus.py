@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmerc.batch import MISSING
 from mmerc.conversation import Conversation, Utterance
 from mmerc.errors import CorpusError
 from mmerc.feature_file import FeatureFile, open_features
@@ -46,7 +47,6 @@ __all__ = [
 
 TABLE = "utterances.parquet"
 SPLITS = ("train", "validation", "test")
-MISSING = -1  # class index of an utterance that nobody labelled
 
 SCHEMA = pa.schema(
     [

@@ -1,9 +1,8 @@
 """One run in several processes, as `torchrun` starts them: what these tell each other.
 
-Each process computes its share of the dialogues of a batch. What a loss says about the whole batch (a mean's
-number of utterances, a contrastive list, an emotion prototype) is asked of all processes with `total` and
-`gather_rows`, so that the losses of the processes add up to that of the batch, and their gradients, too.
-In a single process all of this is the identity.
+Each process says something of its share of the dialogues of a batch; what all said is gathered with
+`gather_rows`, and every process judges the whole. Backward, a row's gradient is the sum of what all processes
+have for it. In a single process all of this is the identity.
 """
 
 import os

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.corpus import MISSING, Corpus, Modality
 from mmerc.errors import CheckpointError, CorpusError, FeatureError
+from mmerc.examples import Examples
 from mmerc.metrics import Scores, score
-from mmerc.models.pipeline import Inference
 from mmerc.optimization import choose_device
+from mmerc.pipeline import Inference
 from mmerc.shipped import located
 from mmerc.storage import atomic_path
 

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import utils
 
-from mmerc.batch import Batch
+from mmerc.batch import Batch, Tokens
 from mmerc.checkpoint import load_checkpoint, versions
 from mmerc.errors import ConfigError
 from mmerc.extras import needed
 from mmerc.features.frozen import encoder_for
-from mmerc.features.packing import Tokens
 from mmerc.features.text import TextEncoder
-from mmerc.models.pipeline import Pipeline
+from mmerc.pipeline import Pipeline
 from mmerc.storage import atomic_path
 
 FORMAT = 1  # of the metadata

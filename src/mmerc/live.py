@@ -18,7 +18,7 @@ from mmerc.errors import ConversationError, FeatureError
 from mmerc.features.packing import Window
 from mmerc.features.text import TextEncoder
 from mmerc.models import find
-from mmerc.models.pipeline import Pipeline
+from mmerc.pipeline import Pipeline
 from mmerc.recognizer import Recognizer
 
 NOTICEABLE = 0.01  # how far a probability must move for an earlier turn to count as changed

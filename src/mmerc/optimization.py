@@ -1,4 +1,4 @@
-"""Device, precision, optimizer and schedule: chosen here and nowhere else."""
+"""Device, precision, optimizer, schedule and objective: chosen here and nowhere else."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,15 +7,56 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mmerc.batch import Batch
 from mmerc.config import RunConfig, TrainingConfig
+from mmerc.distributed import gather_rows, processes
 from mmerc.errors import ConfigError, TrainingError
-from mmerc.models.pipeline import Pipeline
+from mmerc.models.base import Output, Scalars
+from mmerc.pipeline import Pipeline
 from mmerc.system import c_library
 
 _log = logging.getLogger(__name__)
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+class Objective(nn.Module):
+    """From a batch to its losses: what a step differentiates, and no more.
+
+    A network speaks of the dialogues of its process, and is judged on those of all.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+
+    def forward(self, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Return the losses and scalars for the log, by name; the same in every process."""
+        return self.pipeline.network.losses(*_of_all_processes(self.pipeline(batch), batch))
+
+
+def _of_all_processes(output: Output, batch: Batch) -> tuple[Output, Batch]:
+    if processes() == 1:
+        return output, batch
+
+    def every(rows: Tensor) -> Tensor:
+        return gather_rows(rows.to(output.logits.device))[0]
+
+    contributions, labels = output.contributions, batch.labels
+    said = Output(
+        every(output.logits),
+        None if contributions is None else every(contributions),
+        auxiliary={name: every(rows) for name, rows in output.auxiliary.items()},
+    )
+    whole = Batch(
+        features={},  # nobody judges them
+        present=every(batch.present),
+        lengths=every(batch.lengths).cpu(),
+        speakers=every(batch.speakers).cpu(),
+        labels=None if labels is None else every(labels),
+    )
+    return said, whole
 
 
 def choose_device(name: str) -> torch.device:

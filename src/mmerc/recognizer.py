@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from mmerc import forms
-from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint, share
 from mmerc.conversation import Conversation, Coverage, Emotion, Prediction
 from mmerc.errors import CheckpointError, ConversationError
 from mmerc.evaluation import score_table
+from mmerc.examples import Examples
 from mmerc.explanation import Explanation, occlude
 from mmerc.extraction.cache import Cache
 from mmerc.extraction.engines import in_processes

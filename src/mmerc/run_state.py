@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 from torch import Tensor
 
-from mmerc.batch import CHUNK, Examples
 from mmerc.config import TrainingConfig
 from mmerc.errors import TrainingError
+from mmerc.examples import CHUNK, Examples
 from mmerc.metrics import Scores
 from mmerc.storage import append_checksum, atomic_path, has_own_checksum
 from mmerc.task import Task

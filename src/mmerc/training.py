@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mmerc.batch import Batch, Examples, drop_modalities, length_buckets, uncounted
+from mmerc.batch import Batch, drop_modalities, length_buckets, uncounted
+from mmerc.causality import require_no_look_ahead
 from mmerc.checkpoint import CheckpointInfo, git_commit, save_checkpoint, versions
 from mmerc.corpus import Modality, slice_rows
-from mmerc.distributed import from_first, processes, rank, total
+from mmerc.distributed import from_first, processes, rank
 from mmerc.errors import TrainingError
+from mmerc.examples import Examples
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import score
-from mmerc.models import build_pipeline, choose_modalities
-from mmerc.models.base import Output
-from mmerc.models.causality import require_no_look_ahead
+from mmerc.models import choose_modalities
 from mmerc.models.labels import require_fitting_labels
-from mmerc.models.pipeline import Pipeline
 from mmerc.optimization import (
+    Objective,
     choose_device,
     failures_explained,
     learning_rate_factor,
@@ -39,6 +39,7 @@ from mmerc.optimization import (
     mixed_precision,
     return_large_blocks,
 )
+from mmerc.pipeline import Pipeline, build_pipeline
 from mmerc.run_state import (
     Progress,
     begun_already,
@@ -119,19 +120,6 @@ def _train(task: Task, out: Path, resume: bool, device: torch.device, listener: 
         listener.epoch(record)
     trainer.write_checkpoint(out)
     return trainer.progress
-
-
-class Objective(nn.Module):
-    """From a batch to its losses and diagnostics: what a step differentiates, and no more."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        super().__init__()
-        self.pipeline = pipeline
-
-    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the losses and the diagnostics of the batch, by name."""
-        output: Output = self.pipeline(batch)
-        return output.losses, output.diagnostics or {}
 
 
 class Trainer:
@@ -251,9 +239,9 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast():
-            losses, diagnostics = self.objective(batch)
+            losses, log = self.objective(batch)
         values = torch.stack(list(losses.values()))
-        loss = values.sum() * processes()  # of which DDP takes the mean
+        loss = values.sum()  # DDP's mean of gradients that went to every process is their sum
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if self.config.clip_norm:
@@ -264,8 +252,8 @@ class Trainer:
         self.schedule.step()
         if self.average is not None:
             self._update_average(self.average)
-        found: dict[str, Tensor] = dict(zip(losses, total(values.detach()), strict=True))
-        found.update(diagnostics)
+        found: dict[str, Tensor] = dict(zip(losses, values.detach(), strict=True))
+        found.update(log)
         return found
 
     @torch.no_grad()

@@ -12,9 +12,9 @@ from mmerc.analysis import calibration, disentanglement, reliability, speakers
 from mmerc.analysis.comparisons import Comparisons
 from mmerc.analysis.findings import Finding, Skipped
 from mmerc.analysis.frozen_run import FrozenRun, read_run
-from mmerc.batch import Examples
 from mmerc.checkpoint import load_checkpoint, save_checkpoint
 from mmerc.corpus import Corpus
+from mmerc.examples import Examples
 from mmerc.experiments.runs import plan, train_in_turn
 from mmerc.metrics import calibration_error
 from mmerc.models.df_erc import DFERC

@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmerc.batch import Examples
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError, ConfigError, FeatureError
 from mmerc.evaluation import check_fit, evaluate
+from mmerc.examples import Examples
 from mmerc.experiments.cells import Result, pending, result_of, run_jobs
 from mmerc.experiments.transfer import (
     Target,

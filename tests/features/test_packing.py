@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmerc.features.packing import Tokens, Window, lay_out, pack_windows, share_lines, split_blocks
+from mmerc.batch import Tokens
+from mmerc.features.packing import Window, lay_out, pack_windows, share_lines, split_blocks
 
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(9, 30))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmerc.batch import Tokens
 from mmerc.errors import FeatureError
 from mmerc.features.frozen import encode, encoder_for
-from mmerc.features.packing import Tokens, pack_windows
+from mmerc.features.packing import pack_windows
 from mmerc.features.text import Scope, TextEncoder
 
 WORDS = ["the", "train", "is", "late", "again", "oh", "no", "fine", "##ly", "!", "great"]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import SUBSETS, WIDTHS, make_batch, make_network, take
+from helpers import SUBSETS, WIDTHS, judge, make_batch, make_network, take
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
-from mmerc.models import Network, text_only
+from mmerc.models import text_only
+from mmerc.models.base import Network
 
 LENGTHS = [3, 1, 4]
 
@@ -29,7 +30,7 @@ def vote(network: Network, batch: Batch, name: str) -> Tensor:
 def test_late_fusion_averages_the_votes_of_the_modalities_present(subset: tuple[str, ...]) -> None:
     network = make_network("late-fusion", modalities=subset).eval()
     batch = make_batch(LENGTHS, subset, missing=0.4, seed=1)
-    output = network(batch)
+    output = judge(network, batch)
     votes = [vote(network, batch, name) for name in subset]
     for i, flags in enumerate(batch.present.tolist()):
         there = [z[i] for z, flag in zip(votes, flags, strict=True) if flag]
@@ -49,7 +50,7 @@ def test_text_only_is_a_classifier_on_a_bilstm() -> None:
         dialogue = take(batch, [d])
         x = torch.tanh(network.projection.linear["text"](dialogue.features["text"])) * dialogue.present
         rows.append(network.classifier(network.context.rnn(x)[0]))
-    output = network(batch)
+    output = judge(network, batch)
     torch.testing.assert_close(output.logits, torch.cat(rows), rtol=0, atol=1e-6)
     assert output.contributions is None
     assert output.context_weight is None

@@ -12,6 +12,7 @@ from helpers import (
     assert_losses,
     assert_same,
     fill_with_ramp,
+    judge,
     make_batch,
     make_network,
     ramp,
@@ -56,7 +57,7 @@ def test_bc_lstm_equals_plain_loops(subset: tuple[str, ...], preset: str) -> Non
     batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.2, seed=1)
     assert batch.labels is not None
     logits, votes = levels(doubled(network), batch)
-    output = network(batch)
+    output = judge(network, batch)
     torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
 
     def surprise(rows: list[int], z: Any) -> float:
@@ -74,7 +75,7 @@ def test_bc_lstm_equals_plain_loops(subset: tuple[str, ...], preset: str) -> Non
 @pytest.mark.parametrize("loss", ["emotion", "unimodal"])
 def test_which_loss_trains_which_level(loss: str, end_to_end: bool) -> None:
     network = make_network("bc-lstm", end_to_end=end_to_end, alpha_unimodal=1.0)
-    network(make_batch(LENGTHS)).losses[loss].backward()
+    judge(network, make_batch(LENGTHS)).losses[loss].backward()
     reached = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
     of_emotion = {"context", "classifier"} | ({"contexts"} if end_to_end else set())
     assert reached == (of_emotion if loss == "emotion" else {"contexts", "classifiers"})
@@ -97,7 +98,7 @@ def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist() -> None:
     features = {m: x for m, x in batch.features.items() if m != "text"}
     part = batch._replace(features=features, present=torch.ones(sum(LENGTHS), 2, dtype=torch.bool))
     assert_same(large(whole), small(part))
-    assert_losses(small(part).losses, large(whole).losses)
+    assert_losses(judge(small, part).losses, judge(large, whole).losses)
 
 
 @torch.no_grad()
@@ -111,7 +112,7 @@ def test_golden_values() -> None:
         speakers=torch.zeros(3, dtype=torch.int64),
         labels=torch.tensor([0, 1, 2]),
     )
-    output = network(batch)
+    output = judge(network, batch)
     expected = [
         [-0.599972, -0.146851, 0.062455],
         [-0.595885, -0.164906, 0.078502],

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from attention_loops import attend, feed_forward, norm, self_attention
-from helpers import CLASSES, WIDTHS, assert_losses, fill_with_ramp, make_batch, make_network
+from helpers import CLASSES, WIDTHS, assert_losses, fill_with_ramp, judge, make_batch, make_network
 from loops import State, doubled, linear, ramp_batch, recurrence, rows_of_dialogues
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
-from mmerc.models import MODELS, Network, resolve
+from mmerc.models import MODELS, resolve
+from mmerc.models.base import Network
 
 LENGTHS = [3, 1, 4]
 Rows = list[Tensor]  # of one dialogue
@@ -130,7 +131,7 @@ def test_equals_plain_loops(variant: str, recompute: bool) -> None:
     overrides = {**overrides, "recompute": recompute}
     network = make_network("cfn-esa", modalities=modalities, **overrides)
     batch = ragged_batch(1, modalities)
-    output = network(batch)
+    output = judge(network, batch)
     h = fused_rows(network, batch)
     logits = torch.stack([linear(doubled(network), "classifier", x) for x in h])
     torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
@@ -138,7 +139,7 @@ def test_equals_plain_loops(variant: str, recompute: bool) -> None:
     emotion = torch.nn.functional.cross_entropy(logits[known], batch.labels[known])
     shift, rho = shift_loss(network, h, batch)
     assert_losses(output.losses, {"emotion": emotion, "shift": shift})
-    assert output.diagnostics["shift_share"].item() == pytest.approx(rho)
+    assert output.log["shift_share"].item() == pytest.approx(rho)
 
 
 @torch.no_grad()
@@ -147,7 +148,7 @@ def test_the_emotion_loss_is_chosen_and_weighted() -> None:
     known = [(i, label) for i, label in enumerate(batch.labels.tolist()) if label >= 0]
     for kind in ("focal", "official"):
         network = make_network("cfn-esa", class_weights=weights, emotion_loss=kind, focal_gamma=2.0).eval()
-        output = network(batch)
+        output = judge(network, batch)
         upper = lower = 0.0
         for i, label in known:
             p = output.logits[i].softmax(dim=0).tolist()
@@ -217,12 +218,12 @@ def is_key_bias(name: str) -> bool:
 def test_every_parameter_learns_and_lesm_only_by_its_own_loss() -> None:
     batch = make_batch(LENGTHS)
     network = make_network("cfn-esa")
-    torch.stack([*network(batch).losses.values()]).sum().backward()
+    torch.stack([*judge(network, batch).losses.values()]).sum().backward()
     assert all(is_key_bias(name) for name in without_gradient(network))
     plain = make_network("cfn-esa", shift_weight=0.0)
-    output = plain(batch)
+    output = judge(plain, batch)
     assert set(output.losses) == {"emotion"}
-    assert output.diagnostics is None
+    assert not output.log
     output.losses["emotion"].backward()
     idle = {name for name in without_gradient(plain) if not is_key_bias(name)}
     assert idle == {n for n, _ in plain.named_parameters() if n.startswith("shift.")}
@@ -234,7 +235,7 @@ def test_the_second_view_exists_in_training_alone() -> None:
         network = make_network("cfn-esa", dropout=dropout, hidden=16).train(training)
         views: list[Tensor] = []
         network.fusion.register_forward_hook(lambda _, __, out, views=views: views.append(out))
-        network(make_batch(LENGTHS))
+        judge(network, make_batch(LENGTHS))
         assert len(views) == 1 + training
         assert (len(views) > 1 and not torch.allclose(views[0], views[1])) == differs
 
@@ -244,7 +245,7 @@ def test_counted_pairs_are_those_of_the_training_batches() -> None:
     seen = []
     for seed in range(3):
         batch = ragged_batch(seed)
-        network(batch)
+        judge(network, batch)
         network.eval()(ragged_batch(seed + 10))
         network.train()
         for rows in rows_of_dialogues(batch):
@@ -262,7 +263,7 @@ def test_recomputing_changes_neither_losses_nor_gradients() -> None:
             recompute=recompute,
         )  # fmt: skip
         torch.manual_seed(0)
-        torch.stack([*network(batch).losses.values()]).sum().backward()
+        torch.stack([*judge(network, batch).losses.values()]).sum().backward()
         gradients.append({n: p.grad for n, p in network.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
@@ -271,7 +272,7 @@ def test_recomputing_changes_neither_losses_nor_gradients() -> None:
 def test_in_bfloat16_it_learns_too() -> None:
     network = make_network("cfn-esa", emotion_loss="official")
     with torch.autocast("cpu", torch.bfloat16):
-        loss = torch.stack([*network(make_batch(LENGTHS)).losses.values()]).sum()
+        loss = torch.stack([*judge(network, make_batch(LENGTHS)).losses.values()]).sum()
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import ABLATIONS, DFERC_PRESETS, SUBSETS, make_batch, make_network, take, total
+from helpers import ABLATIONS, DFERC_PRESETS, SUBSETS, judge, make_batch, make_network, take, total
 from mmerc.errors import ConfigError
-from mmerc.models import Network
+from mmerc.models.base import Network
 from mmerc.models.df_erc_settings import Config
 
 LENGTHS = [4, 1, 5]
@@ -45,7 +45,7 @@ def test_every_parameter_learns(preset: str, ablation: str, subset: tuple[str, .
     # With slack β = 0 every hinge is active; the inactive hinge has its own test.
     network = make_network("df-erc", preset, subset, beta=0.0, **ABLATIONS[ablation])
     network.start_epoch()
-    total(network(make_batch(LENGTHS, subset))).backward()
+    total(judge(network, make_batch(LENGTHS, subset))).backward()
     dead = without_effect(config_of(network), len(subset))
     for name, parameter in network.named_parameters():
         moved = parameter.grad is not None and bool((parameter.grad != 0).any())
@@ -58,7 +58,7 @@ def test_bfloat16_is_finite(preset: str, ablation: str, subset: tuple[str, ...])
     network = make_network("df-erc", preset, subset, **ABLATIONS[ablation])
     batch = make_batch(LENGTHS, subset, missing=0.2)
     with torch.autocast("cpu", torch.bfloat16):
-        output = network(batch)
+        output = judge(network, batch)
     total(output).backward()
     exact = network.eval()(batch).logits
     assert torch.isfinite(total(output))
@@ -68,9 +68,8 @@ def test_bfloat16_is_finite(preset: str, ablation: str, subset: tuple[str, ...])
 
 def test_an_inactive_hinge_leaves_the_relation_vectors_random() -> None:
     network = make_network("df-erc", "paper-meld", beta=1e6)
-    output = network(make_batch(LENGTHS))
-    assert output.diagnostics is not None
-    assert output.diagnostics["hinge_active"] == 0
+    output = judge(network, make_batch(LENGTHS))
+    assert output.log["hinge_active"] == 0
     assert not reached(total(output), network.crm.relation)
 
 
@@ -80,9 +79,8 @@ def test_the_hinge_is_active_at_the_start_with_the_initial_weights_of_the_author
     for kind in ("torch", "kaiming"):
         network = make_network("df-erc", preset, hidden=128, relation_width=128, initial_weights=kind)
         network.start_epoch()
-        output = network(make_batch([20, 20]))
-        assert output.diagnostics is not None
-        shares[kind] = float(output.diagnostics["hinge_active"])
+        output = judge(network, make_batch([20, 20]))
+        shares[kind] = float(output.log["hinge_active"])
         assert reached(total(output), network.crm.relation) == (kind == "kaiming")
     assert shares["torch"] == 0
     assert shares["kaiming"] > 0.5
@@ -90,7 +88,7 @@ def test_the_hinge_is_active_at_the_start_with_the_initial_weights_of_the_author
 
 def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
     network = make_network("df-erc", "paper-meld", beta=0.0)
-    losses = network(make_batch(LENGTHS)).losses
+    losses = judge(network, make_batch(LENGTHS)).losses
     assert reached(losses.pop("similarity"), network.crm.relation)
     assert gradients(torch.stack([*losses.values()]).sum(), network.crm.relation) == [None, None]
 
@@ -98,7 +96,7 @@ def test_the_relation_vectors_learn_from_the_similarity_loss_alone() -> None:
 def test_agreement_passes_gradient_only_when_asked_to() -> None:
     for asked in (False, True):
         network = make_network("df-erc", "paper-meld", agreement_gradient=asked)
-        output = network(make_batch(LENGTHS))
+        output = judge(network, make_batch(LENGTHS))
         assert reached(output.losses["emotion"], network.crm.relation) == asked
         assert output.context_weight is not None
         assert output.context_weight.requires_grad == asked
@@ -107,7 +105,7 @@ def test_agreement_passes_gradient_only_when_asked_to() -> None:
 @pytest.mark.parametrize(("preset", "pulled"), [("paper-meld", False), ("official-iemocap", True)])
 def test_the_teacher_is_detached_in_the_paper_only(preset: str, pulled: bool) -> None:
     network = make_network("df-erc", preset)
-    losses = network(make_batch(LENGTHS)).losses
+    losses = judge(network, make_batch(LENGTHS)).losses
     assert reached(losses["student_mse"], network.cfm.teacher) == pulled
     assert reached(losses["student_mse"], network.cfm.student)
     assert reached(losses["teacher_ce"], network.cfm.teacher)
@@ -117,13 +115,13 @@ def test_the_teacher_is_detached_in_the_paper_only(preset: str, pulled: bool) ->
 @pytest.mark.parametrize("preset", DFERC_PRESETS)
 def test_contributions_learn_from_the_emotion_loss(preset: str) -> None:
     network = make_network("df-erc", preset)
-    assert reached(network(make_batch(LENGTHS)).losses["emotion"], network.cfm.student)
+    assert reached(judge(network, make_batch(LENGTHS)).losses["emotion"], network.cfm.student)
 
 
 @pytest.mark.parametrize("preset", DFERC_PRESETS)
 def test_both_contribution_losses_reach_the_features(preset: str) -> None:
     network = make_network("df-erc", preset)
-    losses = network(make_batch(LENGTHS)).losses
+    losses = judge(network, make_batch(LENGTHS)).losses
     assert reached(losses["teacher_ce"], network.projection)
     assert reached(losses["student_mse"], network.projection)
 
@@ -132,19 +130,19 @@ def test_both_contribution_losses_reach_the_features(preset: str) -> None:
 def test_prototypes_carry_gradient_in_the_official_code_only(preset: str, attached: bool) -> None:
     # One utterance of one modality is its own batch mean: no distance, and none to be reduced.
     network = make_network("df-erc", preset, ("text",), beta=0.0)
-    loss = network(make_batch([1], ("text",))).losses["similarity"]
+    loss = judge(network, make_batch([1], ("text",))).losses["similarity"]
     assert loss.item() == pytest.approx(0, abs=1e-12)
     moved = make_batch([2], ("text",))._replace(labels=torch.zeros(2, dtype=torch.int64))
     network.start_epoch()
     x = torch.tensor([[[1.0] * 5, [3.0] * 5]], requires_grad=True)
-    loss, _ = network.crm.loss(x, moved)
+    loss, _ = network.crm.loss({"relation": x}, moved)
     (gradient,) = torch.autograd.grad(loss, x)
     # mean of (1 − r)², (3 − r)² with r = 2: the mean of r's own gradient is zero at the mean.
     torch.testing.assert_close(gradient[0, :, 0], torch.tensor([-0.2, 0.2]))
     single = moved._replace(labels=torch.tensor([0, 1]))
     network.crm.running.means.fill_(0.0)
     network.eval()
-    (gradient,) = torch.autograd.grad(network.crm.loss(x, single)[0], x)
+    (gradient,) = torch.autograd.grad(network.crm.loss({"relation": x}, single)[0], x)
     assert bool((gradient == 0).all()) == attached
 
 
@@ -160,7 +158,7 @@ def test_an_epoch_of_prototypes_is_the_plain_mean_of_the_relation_vectors(cuts: 
     network.crm.running.means.fill_(7.0)
     network.start_epoch()
     for part in torch.arange(4).split(cuts):
-        network(take(batch, part.tolist()))
+        judge(network, take(batch, part.tolist()))
     m, _ = network.ddm(network.projection(batch))
     x = network.crm.relation(m)
     for k in range(3):
@@ -178,9 +176,9 @@ def test_an_epoch_of_prototypes_is_the_plain_mean_of_the_relation_vectors(cuts: 
 def test_prototypes_move_in_training_only(preset: str) -> None:
     network, batch = make_network("df-erc", preset), make_batch(LENGTHS)
     fresh = running_state(network)
-    network.eval()(batch)
+    judge(network.eval(), batch)
     assert all(torch.equal(v, fresh[k]) for k, v in running_state(network).items())
-    network.train()(batch)
+    judge(network.train(), batch)
     if preset.startswith("paper"):
         assert running_state(network)["crm.running.counts"].sum() == 30
     network.start_epoch()
@@ -203,9 +201,10 @@ def test_prototypes_move_in_training_only(preset: str) -> None:
 )
 def test_an_ablation_takes_its_losses_away(preset: str, ablation: str, gone: set[str]) -> None:
     batch = make_batch(LENGTHS)
-    everything = set(make_network("df-erc", preset)(batch).losses)
+    everything = set(judge(make_network("df-erc", preset), batch).losses)
     assert everything >= {"emotion", "contrastive", "teacher_ce", "student_mse", "similarity"}
-    assert set(make_network("df-erc", preset, **ABLATIONS[ablation])(batch).losses) == everything - gone
+    ablated = make_network("df-erc", preset, **ABLATIONS[ablation])
+    assert set(judge(ablated, batch).losses) == everything - gone
 
 
 @pytest.mark.parametrize("name", ["modality", "utterance"])
@@ -243,7 +242,7 @@ def test_context_weights_of_the_ablations() -> None:
 @pytest.mark.parametrize("name", ["audio", "text", "visual"])
 def test_one_modality_has_no_agreement_and_no_contrast(preset: str, name: str) -> None:
     network = make_network("df-erc", preset, (name,))
-    output = network(make_batch(LENGTHS, (name,)))
+    output = judge(network, make_batch(LENGTHS, (name,)))
     assert not network.gated
     assert output.context_weight is not None
     torch.testing.assert_close(output.context_weight, torch.ones(10), rtol=0, atol=1e-6)
@@ -260,7 +259,8 @@ def test_gated_says_whether_the_context_weight_varies() -> None:
 )
 def test_losses_are_already_weighted(switch: str, weight: str) -> None:
     batch = make_batch(LENGTHS)
-    single, double = (make_network("df-erc", "paper-meld", **{switch: a})(batch).losses for a in (0.5, 1.0))
+    networks = [make_network("df-erc", "paper-meld", **{switch: factor}) for factor in (0.5, 1.0)]
+    single, double = (judge(network, batch).losses for network in networks)
     torch.testing.assert_close(2 * single[weight], double[weight])
 
 
@@ -277,7 +277,7 @@ SWITCHES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_reading_of_the_paper_learns(switches: dict[str, Any], subset: tuple[str, ...]) -> None:
     network = make_network("df-erc", "paper-meld", subset, beta=0.0, **switches)
-    output = network(make_batch(LENGTHS, subset))
+    output = judge(network, make_batch(LENGTHS, subset))
     total(output).backward()
     assert torch.isfinite(total(output))
     for name, parameter in network.named_parameters():

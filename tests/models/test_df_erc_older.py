@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from helpers import make_network, modalities_of
-from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.config import RunConfig, read_yaml
 from mmerc.corpus import Corpus
 from mmerc.errors import CheckpointError, ConfigError
+from mmerc.examples import Examples
 from mmerc.models import resolve
 from mmerc.storage import seal_text, sha256
 from mmerc.training import train

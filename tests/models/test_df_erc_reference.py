@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers import CLASSES, WIDTHS, assert_losses, fill_with_ramp, make_batch, make_network, ramp
+from helpers import CLASSES, WIDTHS, assert_losses, fill_with_ramp, judge, make_batch, make_network, ramp
 from mmerc.batch import Batch
 
 LENGTHS = [3, 2]
@@ -150,7 +150,7 @@ def test_paper_equals_plain_loops(seed: int, missing: bool) -> None:
     network = make_network("df-erc", "paper-meld", seed=seed).eval()
     network.crm.running.means.copy_(ramp(CLASSES, 5, scale=2.0, start=seed))
     batch = ragged_batch(seed, missing)
-    output = network(batch)
+    output = judge(network, batch)
     loops = Loops({k: v.double() for k, v in network.state_dict().items()}, batch)
     logits = loops.logits()
     torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
@@ -220,7 +220,7 @@ def test_golden_values(preset: str) -> None:
     fill_with_ramp(network)
     if "crm.running.means" in network.state_dict():
         network.crm.running.means.copy_(ramp(CLASSES, 5, scale=2.0))
-    output = network(ramp_batch())
+    output = judge(network, ramp_batch())
     expected = GOLDEN[preset]
     torch.testing.assert_close(output.logits, torch.tensor(expected["logits"]), rtol=0, atol=1e-5)
     assert output.context_weight.tolist() == pytest.approx(expected["context_weight"], abs=1e-5)

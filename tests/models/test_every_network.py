@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import assert_same, fill_with_ramp, make_batch, make_network, modalities_of, total
+from helpers import assert_same, fill_with_ramp, judge, make_batch, make_network, modalities_of, total
 from loops import ramp_batch, rename_speakers, with_three_speakers
 from mmerc.errors import ConfigError
 from mmerc.models import MODELS, resolve
@@ -43,7 +43,7 @@ def test_every_parameter_learns_also_in_bfloat16(
 ) -> None:
     network = make_network(model, preset, **settings)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = total(network(make_batch(LENGTHS, modalities_of(model))))
+        loss = total(judge(network, make_batch(LENGTHS, modalities_of(model))))
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from helpers import FullPrecision, make_batch, make_network, modalities_of, networks_of, total
+from helpers import FullPrecision, judge, make_batch, make_network, modalities_of, networks_of, total
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.models import MODELS, resolve
@@ -136,7 +136,7 @@ def test_a_step_in_bfloat16_is_close_to_one_in_full_precision(model: str, preset
     for kind in (torch.float32, torch.bfloat16):
         network = make_network(model, preset)
         with FullPrecision(), torch.autocast("cpu", kind, enabled=kind is torch.bfloat16):
-            output = network(batch)
+            output = judge(network, batch)
         total(output).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=True)
         losses[kind] = output.losses

@@ -14,6 +14,7 @@ from helpers import (
     WIDTHS,
     assert_losses,
     assert_same,
+    judge,
     make_batch,
     make_network,
     modalities_of,
@@ -22,7 +23,9 @@ from helpers import (
     total,
 )
 from mmerc.batch import Batch
-from mmerc.models import MODELS, Network, build_pipeline, resolve
+from mmerc.models import MODELS, resolve
+from mmerc.models.base import Network
+from mmerc.pipeline import build_pipeline
 
 DFERC = [("df-erc", preset, {}) for preset in DFERC_PRESETS]
 DFERC_ABLATED = [("df-erc", p, {**ABLATIONS[name]}) for p in DFERC_PRESETS for name in ABLATIONS]
@@ -52,7 +55,7 @@ def test_a_causal_network_does_not_see_later_utterances(
 ) -> None:
     network = build(model, preset, overrides)
     batch = make_batch([5, 1, 6], modalities_of(model), missing=0.2)
-    whole = network(batch)
+    whole = judge(network, batch)
     step = torch.cat([torch.arange(n) for n in batch.lengths.tolist()])
     for now in range(6):
         past = step <= now
@@ -63,17 +66,17 @@ def test_a_causal_network_does_not_see_later_utterances(
             lengths=torch.tensor(cut),
             speakers=batch.speakers[past],
         )
-        assert_same(whole, network(early), past, 1e-6)
+        assert_same(whole, judge(network, early), past, 1e-6)
 
 
 @pytest.mark.parametrize(("model", "preset", "overrides"), ALL)
 def test_dialogues_do_not_see_each_other(model: str, preset: str | None, overrides: dict[str, Any]) -> None:
     network = build(model, preset, overrides)
     batch = make_batch(LENGTHS, modalities_of(model), missing=0.2)
-    whole = network(batch)
+    whole = judge(network, batch)
     stops = batch.lengths.cumsum(0)
     for d, (length, stop) in enumerate(zip(LENGTHS, stops.tolist(), strict=True)):
-        assert_same(whole, network(take(batch, [d])), torch.arange(stop - length, stop), 1e-6)
+        assert_same(whole, judge(network, take(batch, [d])), torch.arange(stop - length, stop), 1e-6)
 
 
 @pytest.mark.parametrize(("model", "preset", "overrides"), PLAIN)
@@ -91,7 +94,7 @@ def test_the_order_of_dialogues_changes_nothing(
     batch = make_batch(lengths, modalities_of(model), seed=seed, missing=0.2, unlabelled=0.2)
     order = data.draw(st.permutations(range(len(lengths))))
     rows = torch.cat([torch.arange(sum(lengths)).split(lengths)[d] for d in order])
-    whole, shuffled = network(batch), network(take(batch, order))
+    whole, shuffled = judge(network, batch), judge(network, take(batch, order))
     assert_same(whole, shuffled, rows, 1e-6)
     assert_losses(shuffled.losses, whole.losses)
 
@@ -107,7 +110,7 @@ def test_the_order_of_modalities_changes_nothing(
     other.load_state_dict(one.state_dict())
     flipped = batch._replace(features={m: batch.features[m] for m in backwards})
     assert_same(one(batch), other(flipped), tolerance=0)
-    assert_losses(other(flipped).losses, one(batch).losses, 0)
+    assert_losses(judge(other, flipped).losses, judge(one, batch).losses, 0)
 
 
 @pytest.mark.parametrize(("model", "preset", "overrides"), ALL)
@@ -118,7 +121,7 @@ def test_absent_vectors_are_not_looked_at(model: str, preset: str | None, overri
         m: torch.where(batch.present[:, [column]], x, torch.full_like(x, 1e3))
         for column, (m, x) in enumerate(batch.features.items())
     }
-    clean, dirty = network(batch), network(batch._replace(features=garbage))
+    clean, dirty = judge(network, batch), judge(network, batch._replace(features=garbage))
     assert_same(clean, dirty, tolerance=0)
     assert_losses(dirty.losses, clean.losses, 0)
     if clean.contributions is not None:
@@ -139,7 +142,7 @@ def test_missing_everything_is_finite(
         present = batch.present.clone()
         present[hidden] = False
         network.zero_grad()
-        output = network(batch._replace(present=present))
+        output = judge(network, batch._replace(present=present))
         total(output).backward()
         assert torch.isfinite(output.logits).all()
         assert all(torch.isfinite(loss) for loss in output.losses.values())
@@ -165,12 +168,9 @@ def test_a_modality_that_is_absent_everywhere_might_as_well_not_exist(
     batch = make_batch(LENGTHS)
     present = torch.zeros_like(batch.present)
     present[:, columns] = True
-    whole = large(batch._replace(present=present))
-    part = small(
-        batch._replace(
-            features={m: batch.features[m] for m in names}, present=torch.ones(sum(LENGTHS), len(kept)).bool()
-        )
-    )
+    whole = judge(large, batch._replace(present=present))
+    fewer = {m: batch.features[m] for m in names}
+    part = judge(small, batch._replace(features=fewer, present=torch.ones(sum(LENGTHS), len(kept)).bool()))
     assert whole.contributions is not None
     assert_same(whole._replace(contributions=whole.contributions[:, columns]), part)
     if len(kept) == 1:  # the small network has no L_cl (A26)
@@ -186,9 +186,9 @@ def test_labels_do_not_influence_predictions(
     batch = make_batch(LENGTHS, modalities_of(model))
     assert batch.labels is not None
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    plain = network(batch)
-    assert_same(plain, network(batch._replace(labels=batch.labels.flip(0))), tolerance=0)
-    unlabelled = network(batch._replace(labels=None))
+    plain = judge(network, batch)
+    assert_same(plain, judge(network, batch._replace(labels=batch.labels.flip(0))), tolerance=0)
+    unlabelled = judge(network, batch._replace(labels=None))
     assert_same(plain, unlabelled, tolerance=0)
     assert unlabelled.losses == {}
     for name, value in network.state_dict().items():
@@ -201,7 +201,7 @@ def test_unlabelled_utterances_are_context_but_no_target(
 ) -> None:
     network = build(model, preset, overrides)
     batch = make_batch(LENGTHS, modalities_of(model), unlabelled=1.0)
-    output = network(batch)
+    output = judge(network, batch)
     assert torch.isfinite(output.logits).all()
     supervised = {name: loss for name, loss in output.losses.items() if name != "contrastive"}
     assert_losses(supervised, dict.fromkeys(supervised, 0.0))
@@ -210,14 +210,14 @@ def test_unlabelled_utterances_are_context_but_no_target(
 @pytest.mark.parametrize(("model", "preset", "overrides"), ALL)
 def test_shapes(model: str, preset: str | None, overrides: dict[str, Any]) -> None:
     network = build(model, preset, overrides)
-    output = network(make_batch([1], modalities_of(model)))
+    output = judge(network, make_batch([1], modalities_of(model)))
     assert output.logits.shape == (1, 3)
     assert all(loss.shape == () for loss in output.losses.values())
     if output.contributions is not None:
         assert output.contributions.shape == (1, len(modalities_of(model)))
     if output.context_weight is not None:
         assert output.context_weight.shape == (1,)
-    for value in (output.diagnostics or {}).values():
+    for value in output.log.values():
         assert not value.requires_grad
 
 
@@ -230,7 +230,7 @@ def test_class_weights_reach_the_loss_but_not_the_checkpoint(
     batch = make_batch(LENGTHS, modalities_of(model))
     assert batch.labels is not None
     expected = torch.nn.functional.cross_entropy(plain(batch).logits, batch.labels, weights)
-    torch.testing.assert_close(weighted(batch).losses["emotion"], expected)
+    torch.testing.assert_close(judge(weighted, batch).losses["emotion"], expected)
     assert "class_weights" not in weighted.state_dict()
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from attention_loops import attend, feed_forward, norm, self_attention
-from helpers import WIDTHS, assert_losses, make_batch, make_network, take
+from helpers import WIDTHS, assert_losses, judge, make_batch, make_network, take
 from loops import State, doubled, linear, rows_of_dialogues
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
-from mmerc.models import Network, resolve
+from mmerc.models import resolve
+from mmerc.models.base import Network
 
 LENGTHS = [3, 1, 4]
 ALL = tuple(WIDTHS)
@@ -85,7 +86,7 @@ def logits_by_loops(network: Network, batch: Batch) -> Tensor:
 def test_equals_plain_loops(modalities: tuple[str, ...], values: str) -> None:
     network = make_network("m2fnet", modalities=modalities, fusion_values=values)
     batch = make_batch(LENGTHS, modalities, missing=0.3, unlabelled=0.2, seed=1)
-    output = network(batch)
+    output = judge(network, batch)
     logits = logits_by_loops(network, batch)
     torch.testing.assert_close(output.logits, logits.float(), rtol=0, atol=1e-5)
     known = batch.labels >= 0
@@ -123,7 +124,7 @@ def test_without_causal_mode_the_order_of_utterances_changes_nothing() -> None:
 @pytest.mark.parametrize("modalities", [ALL, ("audio", "visual"), ("text",)], ids="-".join)
 def test_every_parameter_learns(modalities: tuple[str, ...]) -> None:
     network = make_network("m2fnet", modalities=modalities, hidden=8, classifier_hidden=8)
-    network(make_batch(LENGTHS, modalities)).losses["emotion"].backward()
+    judge(network, make_batch(LENGTHS, modalities)).losses["emotion"].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         # The bias of the keys adds the same to every score of a softmax.

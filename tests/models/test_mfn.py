@@ -9,13 +9,14 @@ from helpers import (
     WIDTHS,
     assert_losses,
     assert_same,
+    judge,
     make_batch,
     make_network,
     take,
 )
 from loops import State, doubled, linear, rows_of_dialogues
 from mmerc.batch import Batch
-from mmerc.models import Network
+from mmerc.models.base import Network
 
 LENGTHS = [3, 1, 4]
 # Of four ReLU units all may be dead, the more so as a softmax over all memories makes ĉ small.
@@ -74,7 +75,7 @@ def test_mfn_equals_plain_loops(subset: tuple[str, ...], seed: int) -> None:
     state = doubled(network)
     rows = [row for dialogue in rows_of_dialogues(batch) for row in dialogue_logits(state, batch, dialogue)]
     expected = torch.stack(rows)
-    output = network(batch)
+    output = judge(network, batch)
     torch.testing.assert_close(output.logits, expected.float(), rtol=0, atol=1e-5)
     assert batch.labels is not None
     known = [i for i, label in enumerate(batch.labels.tolist()) if label >= 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import SUBSETS, make_batch, make_network, take, total
+from helpers import SUBSETS, judge, make_batch, make_network, take, total
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
 from mmerc.models import resolve
@@ -161,7 +161,7 @@ def test_any_modalities_will_do(subset: tuple[str, ...]) -> None:
 def test_the_loss_is_focal_and_not_normalised_by_the_weights(weights: Tensor | None, gamma: float) -> None:
     network = make_network("mm-dfn", "official-iemocap", class_weights=weights, focal_gamma=gamma)
     batch = make_batch(LENGTHS, unlabelled=0.3, seed=1)
-    output = network(batch)
+    output = judge(network, batch)
     assert batch.labels is not None
     terms = []
     for z, label in zip(output.logits.tolist(), batch.labels.tolist(), strict=True):
@@ -224,7 +224,7 @@ def test_recomputing_the_layers_changes_nothing_but_memory() -> None:
     for recompute in (True, False):
         network = make_network("mm-dfn", "official-iemocap", recompute=recompute, dropout=0.4)
         torch.manual_seed(5)
-        output = network(batch)
+        output = judge(network, batch)
         total(output).backward()
         results.append([output.logits, *(p.grad for p in network.parameters())])
     for left, right in zip(*results, strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers import SUBSETS, make_batch, make_network
+from helpers import SUBSETS, judge, make_batch, make_network
 from mmerc.batch import Batch
 from mmerc.errors import ConfigError
 from mmerc.models import resolve
@@ -123,7 +123,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
     network = make_network("mmgcn", "paper")
     batch = make_batch(LENGTHS, unlabelled=0.3, seed=1)
     assert batch.labels is not None
-    output = network(batch)
+    output = judge(network, batch)
     expected = F.cross_entropy(output.logits, batch.labels, ignore_index=-1)
     torch.testing.assert_close(output.losses["emotion"], expected)
 

@@ -8,7 +8,8 @@ import yaml
 from helpers import DFERC_PRESETS, WIDTHS
 from mmerc.config import RunConfig, TextEncoderConfig, build
 from mmerc.errors import ConfigError
-from mmerc.models import MODELS, build_pipeline, choose_modalities, find, resolve
+from mmerc.models import MODELS, choose_modalities, find, resolve
+from mmerc.pipeline import build_pipeline
 
 PRESETS = [(model, preset) for model, entry in MODELS.items() for preset in [None, *entry.presets]]
 

@@ -11,6 +11,7 @@ from helpers import (
     SUBSETS,
     WIDTHS,
     assert_losses,
+    judge,
     make_batch,
     make_network,
     total,
@@ -55,7 +56,7 @@ def test_tfn_equals_plain_loops(subset: tuple[str, ...], preset: str) -> None:
     batch = make_batch(LENGTHS, subset, missing=0.3, unlabelled=0.3, seed=2)
     state = doubled(network)
     expected = torch.stack([logits_of(state, batch, i, layers=2) for i in range(sum(LENGTHS))])
-    output = network(batch)
+    output = judge(network, batch)
     torch.testing.assert_close(output.logits, expected.float(), rtol=0, atol=1e-5)
     assert batch.labels is not None
     known = [i for i, label in enumerate(batch.labels.tolist()) if label >= 0]
@@ -90,7 +91,7 @@ def test_gradients_reach_the_subnetworks_of_what_is_present() -> None:
     present = batch.present.clone()
     present[:, sorted(WIDTHS).index("text")] = False
     with torch.autocast("cpu", torch.bfloat16):
-        loss = total(network(batch._replace(present=present)))
+        loss = total(judge(network, batch._replace(present=present)))
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

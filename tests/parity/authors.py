@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmerc.batch import Batch
-from mmerc.models import Network, build_pipeline, resolve
+from mmerc.models import resolve
+from mmerc.models.base import Network
+from mmerc.pipeline import build_pipeline
 
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/parity"
 MODALITIES = ("audio", "text", "visual")

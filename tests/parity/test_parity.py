@@ -8,7 +8,7 @@ import torch
 from authors import Authors, Copied, Table, Weights, agree, distance, gradients_agree
 from torch import Tensor, nn
 
-from helpers import total
+from helpers import judge, total
 from mmerc.layers.graph import InitialResidualConvolution
 
 
@@ -56,7 +56,7 @@ def copied(file: str, weighted: bool = False, **overrides: Any) -> tuple[Authors
 @pytest.mark.parametrize("file", CASES)
 def test_logits_loss_and_gradients(file: str, tolerance: float) -> None:
     authors, ours = copied(file)
-    output = ours.network(authors.batch())
+    output = judge(ours.network, authors.batch())
     agree(output.logits, authors.output("logits"), tolerance, "logits")
     agree(total(output), authors.output(f"loss.{CASES[file].loss}"), tolerance, "loss")
     expected = that_ours_has(file, authors.part("gradient"))
@@ -66,7 +66,7 @@ def test_logits_loss_and_gradients(file: str, tolerance: float) -> None:
 @pytest.mark.parametrize("file", [file for file, case in CASES.items() if case.loss == "emotion"])
 def test_the_loss_with_class_weights(file: str, tolerance: float) -> None:
     authors, ours = copied(file, weighted=True)
-    agree(total(ours.network(authors.batch())), authors.output("loss.emotion_weighted"), tolerance)
+    agree(total(judge(ours.network, authors.batch())), authors.output("loss.emotion_weighted"), tolerance)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -74,7 +74,7 @@ def test_the_loss_with_class_weights(file: str, tolerance: float) -> None:
 def test_the_focal_loss_of_mm_dfn(gamma: float, weighted: bool, tolerance: float) -> None:
     authors, ours = copied("mm-dfn", weighted, focal_gamma=gamma)
     expected = authors.output(f"loss.gamma_{gamma}{'_weighted' * weighted}")
-    agree(total(ours.network(authors.batch())), expected, tolerance)
+    agree(total(judge(ours.network, authors.batch())), expected, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,15 @@ def test_mm_dfn_of_one_speaker_needs_no_deviation(tolerance: float) -> None:
 def test_the_cross_entropy_of_cfn_esa(weighted: bool, tolerance: float) -> None:
     authors, ours = copied("cfn-esa", weighted, emotion_loss="cross_entropy")
     expected = authors.output(f"loss.emotion.cross_entropy{'_weighted' * weighted}")
-    agree(ours.network(authors.batch()).losses["emotion"], expected, tolerance)
+    agree(judge(ours.network, authors.batch()).losses["emotion"], expected, tolerance)
 
 
 @pytest.mark.parametrize("share", [0.4364, 0.5047])  # of IEMOCAP, of MELD
 def test_the_shift_loss_of_cfn_esa(share: float, tolerance: float) -> None:
     authors, ours = copied("cfn-esa", shift_share=share, shift_weight=1.0)
-    agree(ours.network(authors.batch()).losses["shift"], authors.output(f"loss.shift.{share}"), tolerance)
+    agree(
+        judge(ours.network, authors.batch()).losses["shift"], authors.output(f"loss.shift.{share}"), tolerance
+    )
 
 
 def test_cfn_esa_masks_padding() -> None:

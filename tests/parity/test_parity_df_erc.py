@@ -7,8 +7,8 @@ from authors import Authors, Copied, agree, distance, gradients_agree
 from torch import Tensor
 from torch.nn import functional as F
 
+from helpers import Judged, judge
 from mmerc.layers.contrastive import contrastive_loss
-from mmerc.models import Output
 
 PRESET = "official-iemocap"
 
@@ -23,9 +23,8 @@ def ours(authors: Authors) -> Copied:
     return Copied(authors.network(PRESET), authors.part("weight"), tables.df_erc)
 
 
-def outcome(ours: Copied, authors: Authors) -> Output:
-    output: Output = ours.network(authors.batch())
-    return output
+def outcome(ours: Copied, authors: Authors) -> Judged:
+    return judge(ours.network, authors.batch())
 
 
 def contrastive_modality(ours: Copied, authors: Authors) -> Tensor:
@@ -54,7 +53,7 @@ def test_losses(authors: Authors, ours: Copied, tolerance: float) -> None:
     assert set(output.losses) == set(expected)
     for name, value in expected.items():
         agree(output.losses[name], value, tolerance, name)
-    agree(output.diagnostics["hinge_active"], authors.output("loss.hinge_active"), tolerance)
+    agree(output.log["hinge_active"], authors.output("loss.hinge_active"), tolerance)
 
 
 def test_the_whole_objective(authors: Authors, ours: Copied, tolerance: float) -> None:

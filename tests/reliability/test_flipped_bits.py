@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from mmerc.analysis.frozen_run import read_run
-from mmerc.batch import Examples
 from mmerc.checkpoint import load_checkpoint
 from mmerc.corpora.checking import check
 from mmerc.corpus import Corpus, Features, add_table, write_corpus
 from mmerc.errors import CheckpointError, CorpusError, TrainingError
 from mmerc.evaluation import evaluate
+from mmerc.examples import Examples
 from mmerc.experiments.cells import fingerprint
 from mmerc.manifest import Manifest, file_sums, read_manifest, seal
 from mmerc.media import media_table, read_sources

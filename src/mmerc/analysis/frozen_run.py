@@ -11,10 +11,10 @@ import pandas as pd
 
 from mmerc.analysis.groups import omega_columns
 from mmerc.analysis.internals import Hidden, hidden
-from mmerc.batch import Examples
 from mmerc.checkpoint import Checkpoint, load_checkpoint
 from mmerc.corpus import MISSING, Corpus
 from mmerc.evaluation import Evaluation, evaluate
+from mmerc.examples import Examples
 from mmerc.optimization import choose_device
 
 TINY = float(np.finfo(np.float32).tiny)

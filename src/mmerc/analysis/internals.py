@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmerc.batch import Examples
+from mmerc.examples import Examples
 from mmerc.models.df_erc import DFERC
-from mmerc.models.pipeline import Pipeline
+from mmerc.pipeline import Pipeline
 
 DIALOGUES_AT_A_TIME = 32
 

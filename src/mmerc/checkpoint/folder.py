@@ -28,8 +28,7 @@ from mmerc.config import RunConfig, build, read_yaml
 from mmerc.errors import CheckpointError, ConfigError, FeatureError
 from mmerc.features.text import TextEncoder
 from mmerc.metrics import Scores
-from mmerc.models import build_pipeline
-from mmerc.models.pipeline import Pipeline
+from mmerc.pipeline import Pipeline, build_pipeline
 from mmerc.shipped import SHIPPED, located
 from mmerc.storage import atomic_path, is_sealed, seal_text, sha256, write_text
 

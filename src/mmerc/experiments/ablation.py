@@ -10,12 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mmerc.causality import require_no_look_ahead
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
 from mmerc.experiments.benchmark import Settings, row_name, settings_for, told, uses_folds
 from mmerc.experiments.cells import Cell
 from mmerc.models import choose_modalities, find, resolve
-from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.describe import causal_mode
 from mmerc.models.labels import require_fitting_labels
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mmerc.batch import Examples
 from mmerc.errors import TrainingError
 from mmerc.evaluation import predictions, score_table, write_predictions
-from mmerc.models.pipeline import Pipeline
+from mmerc.examples import Examples
+from mmerc.pipeline import Pipeline
 from mmerc.run_state import Progress
 from mmerc.storage import write_json
 from mmerc.task import Dialogues, Task

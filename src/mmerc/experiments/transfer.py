@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mmerc.causality import require_no_look_ahead
 from mmerc.checkpoint import load_checkpoint
 from mmerc.config import merge
 from mmerc.corpus import MISSING, Corpus
@@ -17,7 +18,6 @@ from mmerc.experiments.benchmark import Settings, settings_for, told, uses_folds
 from mmerc.experiments.cells import Cell, Result
 from mmerc.metrics import Scores, Spread, score, spread
 from mmerc.models import choose_modalities, resolve
-from mmerc.models.causality import require_no_look_ahead
 from mmerc.models.labels import require_fitting_labels
 from mmerc.tables import Grid
 

@@ -10,29 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from mmerc.batch import Tokens
 
 # Windows share a line up to so many tokens: longer lines cost more in attention than they save in padding.
 LINE = 64
 # About what reading one more block costs on a CPU, in tokens (docs/performance.md).
 BLOCK_COST = 24
-
-
-class Tokens(NamedTuple):
-    """A block: lines of one or more windows, padded to the longest line."""
-
-    input_ids: Tensor  # (W, L) int64
-    attention_mask: (
-        Tensor  # (W, L) int64: 1, 2, … for tokens of a line's first, second, … window; 0 for padding
-    )
-    rows: Tensor  # (W, L) int64: the batch's utterance that a token belongs to; -1 for special and padding
-    positions: Tensor | None = None  # (W, L) int64: places inside windows; None: every line is one window
-
-    def to(self, device: torch.device) -> "Tokens":
-        """Return the block on `device`."""
-        ids, mask, rows = (x.to(device, non_blocking=True) for x in self[:3])
-        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
-        return Tokens(ids, mask, rows, positions)
 
 
 class Window(NamedTuple):

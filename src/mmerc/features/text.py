@@ -21,11 +21,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from mmerc.batch import Tokens
 from mmerc.errors import FeatureError
 from mmerc.features import pretrained
 from mmerc.features.packing import (
     LINE,
-    Tokens,
     Window,
     lay_out,
     pack_windows,

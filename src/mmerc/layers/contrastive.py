@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmerc.distributed import gather_rows
 from mmerc.layers.losses import masked_mean
 
 
@@ -13,7 +12,7 @@ def contrastive_loss(vectors: Tensor, tags: Tensor, temperature: float, mask: Te
 
     With s_ij = cos(h_i, h_j)/τ, P_i the other vectors with i's tag and I the i with P_i ≠ ∅:
     L = 1/|I| Σ_{i∈I} −1/|P_i| Σ_{k∈P_i} [s_ik − log Σ_{j≠i} exp s_ij]. Returns a scalar, 0 if I is empty.
-    The lists are those of the whole batch (A6), also where several processes share it.
+    The lists are those of the whole batch (A6).
 
     Args:
         vectors: (L, d)
@@ -22,14 +21,12 @@ def contrastive_loss(vectors: Tensor, tags: Tensor, temperature: float, mask: Te
         mask: (L,) bool; vectors outside it are in no list
     """
     unit = F.normalize(vectors.float(), dim=-1)
-    others, first = gather_rows(unit)
-    place = torch.arange(len(others), device=vectors.device)
-    meets = mask[:, None] & gather_rows(mask)[0]
-    meets = meets & (place[first : first + len(unit), None] != place)
-    positive = meets & (tags[:, None] == gather_rows(tags)[0])
+    place = torch.arange(len(unit), device=vectors.device)
+    meets = mask[:, None] & mask & (place[:, None] != place)
+    positive = meets & (tags[:, None] == tags)
 
     with torch.autocast(unit.device.type, enabled=False):  # else the product falls back to half precision
-        similarity = unit @ others.T / temperature
+        similarity = unit @ unit.T / temperature
     normaliser = similarity.masked_fill(~meets, torch.finfo(similarity.dtype).min).logsumexp(dim=1)
     count = positive.sum(dim=1)
     attraction = (similarity * positive).sum(dim=1) / count.clamp(min=1)

@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-from mmerc.distributed import total
-
 
 def focal_loss(
     logits: Tensor, labels: Tensor, mask: Tensor, gamma: float, class_weights: Tensor | None = None
@@ -40,4 +38,4 @@ def _weighted_mean(values: Tensor, labels: Tensor, mask: Tensor, class_weights: 
     weight = mask.to(values.dtype)
     if class_weights is not None:
         weight = weight * class_weights[labels.clamp(min=0)]
-    return (values * weight).sum() / total(weight.sum()).clamp(min=1e-8)
+    return (values * weight).sum() / weight.sum().clamp(min=1e-8)

@@ -1,13 +1,7 @@
-"""Means over the utterances that count; the building blocks of every loss.
-
-Where several processes share a batch, a mean is over the utterances of all, and each process returns what its
-own add to it: the losses of the processes sum up to that of the batch.
-"""
+"""Means over the utterances that count; the building blocks of every loss."""
 
 from torch import Tensor
 from torch.nn import functional as F
-
-from mmerc.distributed import total
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -18,7 +12,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         mask: (...) bool
     """
     weight = mask.to(values.dtype)
-    return (values * weight).sum() / total(weight.sum()).clamp(min=1.0)
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def cross_entropy(
@@ -38,4 +32,4 @@ def cross_entropy(
     if class_weights is None:
         return masked_mean(losses, mask)
     weight = class_weights[target] * mask
-    return (losses * weight).sum() / total(weight.sum()).clamp(min=1e-8)
+    return (losses * weight).sum() / weight.sum().clamp(min=1e-8)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.distributed import total
 from mmerc.layers.losses import masked_mean
 
 
@@ -37,7 +36,7 @@ class RunningPrototypes(nn.Module):
 
 
 def class_sums(vectors: Tensor, labels: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return per class the sum of its vectors (K, d) and their number (K,), over all processes.
+    """Return per class the sum of its vectors (K, d) and their number (K,).
 
     Args:
         vectors: (L, d)
@@ -47,7 +46,7 @@ def class_sums(vectors: Tensor, labels: Tensor, mask: Tensor, num_classes: int) 
     """
     members = F.one_hot(labels.clamp(min=0), num_classes).float() * mask[:, None]
     with torch.autocast(vectors.device.type, enabled=False):  # half precision is too coarse for long sums
-        return total(members.T @ vectors.float()), total(members.sum(dim=0))
+        return members.T @ vectors.float(), members.sum(dim=0)
 
 
 def hinge_distance(vectors: Tensor, prototypes: Tensor, beta: float) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.distributed import total
 from mmerc.layers.recurrent import dialogue_of_row
 
 
@@ -65,7 +64,7 @@ class ShiftBalance(nn.Module):
 
     def update(self, shifted: Tensor, mask: Tensor) -> None:
         """Count the pairs in `mask` (P,) bool; `shifted` (P,) is 1 where the emotions differ, else 0."""
-        self.counts += total(torch.stack([(mask & (shifted == kind)).sum() for kind in (0, 1)]))
+        self.counts += torch.stack([(mask & (shifted == kind)).sum() for kind in (0, 1)])
 
     def rho(self) -> Tensor:
         """Return ρ, a scalar; 1/2 before any pair was counted."""

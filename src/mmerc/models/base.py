@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch, targets
 from mmerc.layers.losses import cross_entropy
 
 # Training settings that hold up on small and large corpora, with short and long dialogues: the `refined`
@@ -40,12 +40,12 @@ class Output(NamedTuple):
     """What a network says about a batch; None where a model has no such thing."""
 
     logits: Tensor  # (N, K)
-    losses: dict[
-        str, Tensor
-    ]  # name → scalar, already weighted: their sum is the objective; empty without labels
     contributions: Tensor | None = None  # (N, M) reliability of each modality, 0 where absent
     context_weight: Tensor | None = None  # (N,) how much dialogue context entered
-    diagnostics: dict[str, Tensor] | None = None  # name → detached scalar of the whole batch, for the log
+    auxiliary: Mapping[str, Tensor] = {}  # with labels: what else the losses read, dialogue after dialogue
+
+
+Scalars = dict[str, Tensor]
 
 
 class Network(nn.Module):
@@ -73,20 +73,21 @@ class Network(nn.Module):
     def start_epoch(self) -> None:
         """Forget what a network keeps for one training epoch only; most keep nothing."""
 
-    def classification_loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the class-weighted cross-entropy of a batch as the loss `emotion`; nothing without labels.
+    def forward(self, batch: Batch) -> Output:
+        """Return what the network says of every utterance."""
+        raise NotImplementedError
+
+    def losses(self, output: Output, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Judge what the network said: return the losses by name, and detached scalars for the log.
+
+        The losses are weighted already: their sum is the objective. Here: the class-weighted cross-entropy,
+        `emotion`. No parameter takes part, so that the rows of several processes can be judged as one batch.
 
         Args:
-            logits: (N, K)
-            batch: its labels, as far as it has them
+            output: of `forward`
+            batch: its labels, its `present` mask and its lengths; features are not looked at
         """
-        if batch.labels is None:
-            return {}
-        return {"emotion": cross_entropy(logits, batch.labels, labelled(batch), self.class_weights)}
-
-    def forward(self, batch: Batch) -> Output:
-        """Return logits for every utterance and, when the batch has labels, the losses."""
-        raise NotImplementedError
+        return {"emotion": cross_entropy(output.logits, *targets(batch), self.class_weights)}, {}
 
 
 class Paper(NamedTuple):

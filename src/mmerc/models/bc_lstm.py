@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch, targets
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.losses import cross_entropy
 from mmerc.layers.recurrent import FlatLSTM
-from mmerc.models.base import STEADY_TRAINING, Network, Output, Paper
+from mmerc.models.base import STEADY_TRAINING, Network, Output, Paper, Scalars
 
 PAPER = Paper("bc-LSTM", "ACL", 2017, "https://aclanthology.org/P17-1081")
 
@@ -92,16 +92,23 @@ class BcLSTM(Network):
         self.classifiers = nn.ModuleDict({m: classifier() for m in own})
 
     def forward(self, batch: Batch) -> Output:
-        """Return the logits and, with labels, the losses `emotion` (level 2) and `unimodal` (level 1)."""
+        """Return the logits of level 2 and, with labels, those of level 1's own classifiers."""
         features = self.unimodal(batch)
         below = torch.cat(list(features.values()), dim=-1)
         if not self.config.end_to_end:
             below = below.detach()
         logits = self.classifier(self.context(below, batch.lengths))
-        losses = self.classification_loss(logits, batch)
-        if losses and self.classifiers:
-            losses["unimodal"] = self.config.alpha_unimodal * self.unimodal_loss(features, batch)
-        return Output(logits, losses)
+        own = {}
+        if batch.labels is not None:
+            own = {name: classify(features[name]) for name, classify in self.classifiers.items()}
+        return Output(logits, auxiliary=own)
+
+    def losses(self, output: Output, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Return the losses `emotion` (level 2) and `unimodal` (level 1), and nothing for the log."""
+        losses, log = super().losses(output, batch)
+        if output.auxiliary:
+            losses["unimodal"] = self.config.alpha_unimodal * self.unimodal_loss(output.auxiliary, batch)
+        return losses, log
 
     def unimodal(self, batch: Batch) -> dict[str, Tensor]:
         """Return what level 1 makes of each modality, (N, z); zeros where it is absent."""
@@ -111,15 +118,12 @@ class BcLSTM(Network):
             features[name] = context(x, batch.lengths) * there
         return features
 
-    def unimodal_loss(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def unimodal_loss(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the sum over modalities of the cross-entropy where the modality is present."""
-        assert batch.labels is not None
-        known = labelled(batch)
+        labels, known = targets(batch)
+        there = dict(zip(self.modalities, batch.present.T, strict=True))
         return torch.stack(
-            [
-                cross_entropy(classify(features[name]), batch.labels, known & there, self.class_weights)
-                for (name, classify), there in zip(self.classifiers.items(), batch.present.T, strict=True)
-            ]
+            [cross_entropy(z, labels, known & there[m], self.class_weights) for m, z in logits.items()]
         ).sum()
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch, targets
 from mmerc.layers.attention import DialogueAttention, has_source
 from mmerc.layers.focal import focal_loss, growing_focal_loss
 from mmerc.layers.losses import cross_entropy
@@ -38,7 +38,7 @@ from mmerc.layers.padding import Padding, to_device
 from mmerc.layers.recurrent import FlatGRU
 from mmerc.layers.shift import ShiftBalance, ShiftPairs, dialogue_pairs
 from mmerc.layers.transformer import FeedForward, SelfAttention
-from mmerc.models.base import InputProjection, Network, Output, Paper
+from mmerc.models.base import InputProjection, Network, Output, Paper, Scalars
 from mmerc.models.cfn_esa_settings import Config
 
 PAPER = Paper("CFN-ESA", "IEEE TAFFC", 2024, "https://doi.org/10.1109/TAFFC.2024.3389453")
@@ -218,23 +218,26 @@ class CFNESA(Network):
             self.apply(start_as_official)
 
     def forward(self, batch: Batch) -> Output:
-        """Return logits and, with labels, the losses `emotion` and `shift`."""
+        """Return the logits and, with labels, those of LESM for each pair of utterances."""
         x = self.recurrent(self.projection(batch), batch.lengths) * batch.present.T[..., None]
         streams = dict(zip(self.modalities, x, strict=True))
         scene = Scene.of(batch, self.config.causal)
         h = self.fuse(streams, scene)
         logits = self.classifier(h)
-        if batch.labels is None:
-            return Output(logits, {})
-        mask = labelled(batch)
-        losses = {"emotion": self.emotion_loss(logits, batch.labels, mask)}
-        if not self.config.shift_weight:
-            return Output(logits, losses)
+        if batch.labels is None or not self.config.shift_weight:
+            return Output(logits)
         view = self.fuse(streams, scene) if self.training else h  # E6: it differs by dropout alone
-        losses["shift"] = self.config.shift_weight * self.shift_loss(
-            h, view, batch.labels, mask, batch.lengths
-        )
-        return Output(logits, losses, diagnostics={"shift_share": self.balance.rho()})
+        return Output(logits, auxiliary={"shift": self.shifts(h, view, batch.lengths)})
+
+    def losses(self, output: Output, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Return the losses `emotion` and `shift`, and for the log the share of shifts."""
+        labels, mask = targets(batch)
+        losses, log = {"emotion": self.emotion_loss(output.logits, labels, mask)}, {}
+        if "shift" in output.auxiliary:
+            shift = self.shift_loss(output.auxiliary["shift"], labels, mask, batch.lengths)
+            losses["shift"] = self.config.shift_weight * shift
+            log["shift_share"] = self.balance.rho()
+        return losses, log
 
     def fuse(self, streams: dict[str, Tensor], scene: Scene) -> Tensor:
         """Return h = Drop(ReLU(W_f [streams after ACME] + b)), (N, d)."""
@@ -256,15 +259,19 @@ class CFNESA(Network):
         loss = focal_loss if self.config.emotion_loss == "focal" else growing_focal_loss
         return loss(logits, labels, mask, self.config.focal_gamma, self.class_weights)
 
-    def shift_loss(self, h: Tensor, view: Tensor, labels: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-        """Return L_shift, the cross-entropy over pairs, weighted by (1/(2(1 − ρ)), 1/(2ρ)), a scalar."""
+    def shifts(self, h: Tensor, view: Tensor, lengths: Tensor) -> Tensor:
+        """Return LESM's logits of "same" and "shift" for every pair of utterances of a dialogue, (P, 2)."""
         i, j = (to_device(index, h.device) for index in dialogue_pairs(lengths))
+        parts = zip(torch.split(i, PAIRS_AT_ONCE), torch.split(j, PAIRS_AT_ONCE), strict=True)
+        return torch.cat([run(self.shift, h, view, a, b, forget=self.recomputes) for a, b in parts])
+
+    def shift_loss(self, logits: Tensor, labels: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Return L_shift, the cross-entropy over pairs, weighted by (1/(2(1 − ρ)), 1/(2ρ)), a scalar."""
+        i, j = (to_device(index, logits.device) for index in dialogue_pairs(lengths))
         known = mask[i] & mask[j]
         if not self.config.include_diagonal:
             known = known & (i != j)
         shifted = (labels[i] != labels[j]).long()  # y^s
         if self.training:
             self.balance.update(shifted, known)
-        parts = zip(torch.split(i, PAIRS_AT_ONCE), torch.split(j, PAIRS_AT_ONCE), strict=True)
-        logits = torch.cat([run(self.shift, h, view, a, b, forget=self.recomputes) for a, b in parts])
         return cross_entropy(logits, shifted, known, self.balance())

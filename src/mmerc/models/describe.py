@@ -20,7 +20,7 @@ import yaml
 
 from mmerc.config import RunConfig, TextEncoderConfig
 from mmerc.corpora.peer_layouts import LABELS
-from mmerc.models import Entry, build_pipeline, choose_modalities, find, resolve
+from mmerc.models import Entry, build_network, choose_modalities, find, resolve
 from mmerc.models.base import Paper
 from mmerc.models.labels import corpus_of
 
@@ -58,7 +58,7 @@ def card(name: str) -> Card:
     entry = find(name)
     run = resolve(name)
     widths = {m: MELD_WIDTHS[m] for m in choose_modalities(run, list(MELD_WIDTHS))}
-    count = sum(p.numel() for p in build_pipeline(run, widths, MELD_CLASSES).parameters())
+    count = sum(p.numel() for p in build_network(run, widths, MELD_CLASSES).parameters())
     uses, presets = entry.network.uses, tuple(entry.presets)
     return Card(name, title(entry), entry.paper, count, uses, presets, causal_mode(entry))
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmerc.batch import Batch, labelled
-from mmerc.distributed import distinct, total
+from mmerc.batch import Batch, targets
 from mmerc.layers.attention import AdditiveAttention
 from mmerc.layers.contrastive import contrastive_loss
 from mmerc.layers.losses import cross_entropy, masked_mean
@@ -29,7 +28,7 @@ from mmerc.layers.prototypes import (
     masked_share,
 )
 from mmerc.layers.recurrent import FlatLSTM
-from mmerc.models.base import InputProjection, Network, Output, Paper
+from mmerc.models.base import InputProjection, Network, Output, Paper, Scalars
 from mmerc.models.df_erc_settings import Config
 
 PAPER = Paper("DF-ERC", "ACM MM", 2023, "https://doi.org/10.1145/3581783.3612053")
@@ -71,12 +70,13 @@ class Disentanglement(nn.Module):
             return present.new_zeros((), dtype=torch.float32)
         tags = {
             "modality": self.tags.repeat_interleave(rows),
-            "utterance": distinct(torch.arange(rows, device=device)).repeat(modalities),
+            "utterance": torch.arange(rows, device=device).repeat(modalities),
         }
         tau = {"modality": self.config.tau_modality, "utterance": self.config.tau_utterance}
         levels = [
-            contrastive_loss(vectors.flatten(0, 1), tags[name], tau[name], present.flatten())
-            for name, vectors in branches.items()  # eqs. 3, 5
+            contrastive_loss(branches[name].flatten(0, 1), tags[name], tau[name], present.flatten())
+            for name in tags
+            if name in branches  # eqs. 3, 5
         ]
         return torch.stack(levels).sum()
 
@@ -120,15 +120,16 @@ class ContributionFusion(nn.Module):
         """Return what ω is to predict, given the true-class probability (eq. 11); both (M, N)."""
         return truth.detach()  # A10: the teacher does not learn from the student's error
 
-    def loss(self, m: Tensor, omega: Tensor, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
+    def loss(
+        self, logits: Tensor, omega: Tensor, batch: Batch, class_weights: Tensor | None
+    ) -> dict[str, Tensor]:
         """Return the parts of L_con (eqs. 13 to 15): teacher_ce and student_mse, summed over modalities."""
-        assert batch.labels is not None
-        logits = self.teacher_logits(m)
-        label = batch.labels.clamp(min=0).expand(len(m), -1)[..., None]
+        labels, labelled = targets(batch)
+        label = labels.clamp(min=0).expand(len(logits), -1)[..., None]
         target = self.target(logits.softmax(dim=-1).gather(-1, label).squeeze(-1))  # eq. 11
-        mask = batch.present.T & labelled(batch)
+        mask = batch.present.T & labelled
         parts = [
-            (cross_entropy(z, batch.labels, known, class_weights), masked_mean((w - t).square(), known))
+            (cross_entropy(z, labels, known, class_weights), masked_mean((w - t).square(), known))
             for z, w, t, known in zip(logits, omega, target, mask, strict=True)
         ]
         ce, mse = zip(*parts, strict=True)
@@ -200,22 +201,28 @@ class ContextRefusion(nn.Module):
         unit = F.normalize(x.float(), dim=-1, eps=1e-8)
         return unit @ F.normalize(self.learned.float(), dim=-1).T / TEMPERATURE
 
-    def loss(self, x: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return L_sim and the diagnostics: share of active hinge terms, mean norm of x (A18).
+    def judged(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what `loss` reads: x (M, N, r) and, refined, each modality's own guess (M, N, K)."""
+        if self.config.agreement_on == "emotions":  # refined
+            return {"relation": x, "emotions": self.emotion_logits(x)}
+        return {"relation": x}
+
+    def loss(self, said: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Scalars]:
+        """Return L_sim and, for the log, the share of active hinge terms and the mean norm of x (A18).
 
         Args:
-            x: (M, N, r)
+            said: what `judged` returns
             batch: its labels choose the prototypes
         """
-        assert batch.labels is not None
-        labels, mask = batch.labels.expand(len(x), -1), batch.present.T & labelled(batch)  # (M, N)
-        norm = total(masked_mean(x.detach().norm(dim=-1), mask))
-        if self.config.agreement_on == "emotions":  # refined
-            logits = self.emotion_logits(x).flatten(0, 1)
+        x, (labels, labelled) = said["relation"], targets(batch)
+        labels, mask = labels.expand(len(x), -1), batch.present.T & labelled  # (M, N)
+        norm = masked_mean(x.detach().norm(dim=-1), mask)
+        if "emotions" in said:  # refined
+            logits = said["emotions"].flatten(0, 1)
             return cross_entropy(logits, labels.flatten(), mask.flatten()), {"relation_norm": norm}
         prototypes = self.prototypes(x, labels, mask)
         hinge = hinge_distance(x, prototypes[labels.clamp(min=0)], self.config.beta)
-        share = total(masked_share(hinge.detach(), mask))
+        share = masked_share(hinge.detach(), mask)
         return self.average(hinge, labels, mask), {"hinge_active": share, "relation_norm": norm}
 
     def prototypes(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -269,21 +276,32 @@ class DFERC(Network):
             running.reset()
 
     def forward(self, batch: Batch) -> Output:
-        """Return logits, losses, contributions ω (eq. 12) and context weight 1 − ψ (eq. 22)."""
+        """Return logits, contributions ω (eq. 12) and context weight 1 − ψ (eq. 22)."""
         m, branches = self.ddm(self.projection(batch))
         fused, omega = self.cfm(m, batch.present.T)
         refused, context_weight, x = self.crm(m, fused, batch)
         logits = self.classifier(refused)
-        losses = self.classification_loss(logits, batch)  # eq. 24
-        diagnostics: dict[str, Tensor] = {}
-        if losses:
-            c = self.config
-            if branches and c.alpha_contrastive:
-                losses["contrastive"] = c.alpha_contrastive * self.ddm.loss(branches, batch)
-            if c.fusion == "contribution":
-                parts = self.cfm.loss(m, omega, batch, self.class_weights)
-                losses |= {name: c.alpha_contribution * part for name, part in parts.items()}
+        said = {}
+        if batch.labels is not None:
+            said = branches
+            if self.config.fusion == "contribution":
+                said["teacher"] = self.cfm.teacher_logits(m)
             if x is not None:
-                similarity, diagnostics = self.crm.loss(x, batch)
-                losses["similarity"] = c.alpha_similarity * similarity
-        return Output(logits, losses, omega.T, context_weight, diagnostics)  # Σ losses: eq. 25
+                said |= self.crm.judged(x)
+        return Output(logits, omega.T, context_weight, {name: z.transpose(0, 1) for name, z in said.items()})
+
+    def losses(self, output: Output, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Return the losses, whose sum is the objective (eq. 25), and what the CRM has for the log."""
+        c = self.config
+        losses, log = super().losses(output, batch)  # eq. 24
+        said = {name: z.transpose(0, 1) for name, z in output.auxiliary.items()}
+        if c.alpha_contrastive and (c.modality_branch or c.utterance_branch):
+            losses["contrastive"] = c.alpha_contrastive * self.ddm.loss(said, batch)
+        if c.fusion == "contribution":
+            assert output.contributions is not None
+            parts = self.cfm.loss(said["teacher"], output.contributions.T, batch, self.class_weights)
+            losses |= {name: c.alpha_contribution * part for name, part in parts.items()}
+        if c.refusion == "agreement":
+            similarity, log = self.crm.loss(said, batch)
+            losses["similarity"] = c.alpha_similarity * similarity
+        return losses, log

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmerc.batch import Batch
-from mmerc.distributed import total
 from mmerc.errors import ConfigError
 from mmerc.layers.prototypes import class_sums
 from mmerc.layers.recurrent import neighbour_sum
@@ -110,8 +109,8 @@ class ContextRefusion(paper.ContextRefusion):
         Emotions and modalities that are there have then the same weight (A19).
         """
         members = F.one_hot(labels.clamp(min=0), len(self.running.counts)) * mask[..., None]  # (M, N, K)
-        active = total((members * (hinge > 0)[..., None]).sum(dim=1))  # (M, K)
-        there = total(members.sum(dim=1)) > 0
+        active = (members * (hinge > 0)[..., None]).sum(dim=1)  # (M, K)
+        there = members.sum(dim=1) > 0
         means = (members * hinge[..., None]).sum(dim=1) / active.clamp(min=1)
         return means.sum() / there.sum().clamp(min=1)
 

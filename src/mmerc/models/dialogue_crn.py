@@ -110,7 +110,7 @@ class DialogueCRN(Network):
         speaker = self.speaker.by_speaker(u, batch.lengths, batch.speakers)
         o = [self.situation_reasoning(situation, padding), self.speaker_reasoning(speaker, padding)]
         logits = self.classifier(torch.cat(o, dim=-1))
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -148,7 +148,7 @@ class DialogueGCN(Network):
         h = torch.cat([g, self.graph(g, to_device(batch.speakers, g.device), padding)], dim=-1)  # eq. 4
         attended = retrieve(self.match(h), h, padding, self.config.causal)  # eqs. 5, 6
         logits = self.classifier(F.relu(self.hidden(attended)))  # eqs. 7, 8
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -232,7 +232,7 @@ class DialogueRNN(Network):
         e = self.dropout(e)
         attended = retrieve(self.match(e), e, padding, self.config.causal)  # eqs. 13, 14
         logits = self.classifier(self.dropout(F.relu(self.hidden(attended))))  # eqs. 9, 10
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -162,7 +162,7 @@ class M2FNet(Network):
         if self.fusion:
             streams[PRIMARY] = self._fuse(streams, present, padding)
         logits = self.classifier(torch.cat([streams[m] for m in self.modalities], dim=-1))
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
     def _fuse(self, streams: Mapping[str, Tensor], present: Mapping[str, Tensor], padding: Padding) -> Tensor:
         """Return the text stream after all fusion layers, (N, d), zero where there is no text."""

@@ -168,7 +168,7 @@ class MFN(Network):
         u = self.memory(attended, sizes)
         packed = self.classifier(self.state_dropout(torch.cat([h, u], dim=-1)))
         logits = torch.empty_like(packed).index_copy(0, order, packed)
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmerc.batch import Batch, labelled
+from mmerc.batch import Batch, targets
 from mmerc.config import require_ranges
 from mmerc.errors import ConfigError
 from mmerc.layers.graph import DialogueGraph, InitialResidualConvolution
@@ -35,6 +35,7 @@ from mmerc.models.base import (
     Network,
     Output,
     Paper,
+    Scalars,
 )
 
 PAPER = Paper("MM-DFN", "ICASSP", 2022, "https://arxiv.org/abs/2203.02385")
@@ -164,7 +165,7 @@ class MMDFN(Network):
         self.classifier = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU(), nn.Linear(width, num_classes))
 
     def forward(self, batch: Batch) -> Output:
-        """Return the logits and, with labels, the loss `emotion`."""
+        """Return the logits."""
         nodes = self.encoder(batch)
         present = batch.present.T
         graph = DialogueGraph.angular(
@@ -173,13 +174,13 @@ class MMDFN(Network):
         x = self.dropout(nodes)  # X̃
         z = self.fusion(x, graph.normalised())
         e = torch.cat([x, z], dim=-1) * present[..., None]  # [X̃ ; Z_{K_L}]
-        logits = self.classifier(e.transpose(0, 1).flatten(1))  # on e_i = [node_1 ; …; node_M]
-        losses = {}
-        if batch.labels is not None:
-            losses["emotion"] = detached_focal_loss(
-                logits, batch.labels, labelled(batch), self.config.focal_gamma, self.class_weights
-            )
-        return Output(logits, losses)
+        return Output(self.classifier(e.transpose(0, 1).flatten(1)))  # on e_i = [node_1 ; …; node_M]
+
+    def losses(self, output: Output, batch: Batch) -> tuple[Scalars, Scalars]:
+        """Return the loss `emotion` (B10, B12)."""
+        labels, known = targets(batch)
+        gamma = self.config.focal_gamma
+        return {"emotion": detached_focal_loss(output.logits, labels, known, gamma, self.class_weights)}, {}
 
 
 def detached_focal_loss(

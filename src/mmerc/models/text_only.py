@@ -52,7 +52,7 @@ class TextOnly(Network):
     def forward(self, batch: Batch) -> Output:
         """Return logits and, with labels, the loss `emotion`."""
         logits = self.classifier(self.context(self.projection(batch)[0], batch.lengths))
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

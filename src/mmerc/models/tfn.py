@@ -108,7 +108,7 @@ class TFN(Network):
             for (name, embed), there in zip(self.embeddings.items(), batch.present.T[..., None], strict=True)
         ]
         logits = self.classifier(self.inference(self.fusion_dropout(fuse(z))))
-        return Output(logits, self.classification_loss(logits, batch))
+        return Output(logits)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

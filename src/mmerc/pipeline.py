@@ -8,9 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmerc.batch import CHUNK, Batch, Examples, length_buckets
+from mmerc.batch import Batch, length_buckets
+from mmerc.config import RunConfig
 from mmerc.corpus import slice_rows
+from mmerc.examples import CHUNK, Examples
 from mmerc.features.text import TextEncoder
+from mmerc.models import build_network
 from mmerc.models.base import Network, Output
 
 
@@ -180,3 +183,20 @@ class Pipeline(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter, name.startswith("encoder.")
+
+
+def build_pipeline(
+    run: RunConfig,
+    widths: Mapping[str, int],
+    num_classes: int,
+    encoder: TextEncoder | None = None,
+    class_weights: Tensor | None = None,
+) -> Pipeline:
+    """Build the untrained pipeline of a resolved config; `widths` maps each modality to d_m.
+
+    Raises:
+        ConfigError: a setting is not allowed, or the sizes are beyond torch or the memory.
+    """
+    network = build_network(run, widths, num_classes, class_weights)
+    clip = run.training.feature_clip if run.training.standardize else None
+    return Pipeline(network, widths, encoder, clip)

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
+from mmerc.causality import require_no_look_ahead
 from mmerc.config import RunConfig
 from mmerc.corpus import Corpus
 from mmerc.errors import ConfigError
 from mmerc.models import resolve
-from mmerc.models.causality import require_no_look_ahead
 from mmerc.training import train
 from tiny import SMALL, config, tables, task, write
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers import CLASSES, SMALL, WIDTHS, make_batch, modalities_of, take
-from mmerc.batch import Examples
+from mmerc.batch import Tokens
 from mmerc.conversation import Conversation, Utterance
-from mmerc.features.packing import Tokens
+from mmerc.examples import Examples
 from mmerc.features.text import TextEncoder
-from mmerc.models import build_pipeline, resolve
+from mmerc.models import resolve
 from mmerc.models.base import Network, Output
-from mmerc.models.pipeline import Pipeline, Standardizer
+from mmerc.pipeline import Pipeline, Standardizer, build_pipeline
 from tiny import make_bert
 
 LENGTHS = [2, 5, 1, 3, 4, 1]
