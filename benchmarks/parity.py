@@ -16,11 +16,11 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 
-import authors_weights as tables  # noqa: E402
-from authors import Authors, Copied, distance  # noqa: E402
-from test_parity import CASES, copied, that_ours_has  # noqa: E402
+import authors_weights as tables  # type: ignore[import-not-found]  # noqa: E402  # a test
+from authors import Authors, Copied, distance  # type: ignore[import-not-found]  # noqa: E402  # a test
+from test_parity import CASES, copied, that_ours_has  # type: ignore[import-not-found]  # noqa: E402  # a test
 
-from helpers import judge, total  # noqa: E402
+from helpers import judge, total  # type: ignore[import-not-found]  # noqa: E402  # a test
 
 MEASURED = ("logits", "objective", "gradients")
 OBJECTIVE = {file: f"loss.{case.loss}" for file, case in CASES.items()} | {
@@ -60,6 +60,7 @@ def apart(file: str) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    """Print the table."""
     columns = [f"{what}, {precision}" for precision in ("single", "double") for what in MEASURED]
     print(f"| network | code | {' | '.join(columns)} |")
     print("| --- | --- |" + " ---: |" * len(columns))
@@ -69,7 +70,7 @@ def main() -> None:
         found = [*apart(file)]
         with double():
             found += apart(file)
-        print(f"| {file} | {code} | {' | '.join(f'{x:.0e}' for x in found)} |")
+        print(f"| {file} | {code} | {' | '.join(f'{x:.0e}' if x else '0' for x in found)} |")
 
 
 if __name__ == "__main__":
