@@ -285,9 +285,10 @@ def torchrun(corpus: Corpus, out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def finished(run: subprocess.Popen[str]) -> str:
-    said, errors = run.communicate(timeout=300)
-    assert run.returncode == 0, errors
-    return said
+    """Return what a run said that ended well."""
+    said, notes = run.communicate(timeout=300)
+    assert run.returncode == 0, notes
+    return said + notes
 
 
 @pytest.mark.slow
