@@ -62,6 +62,13 @@ step "$MMERC" ablate --corpora "$CORPORA/scripted" --preset paper-meld --tables 
     --settings benchmarks/settings.yaml --out "$RUNS/ablation-paper" --jobs "$JOBS"
 step "$MMERC" sweep --models df-erc --corpora "$CORPORA/scripted" --out "$RUNS/alpha-3" --seeds 3 --test \
     --grid network.alpha_similarity=0,0.1,0.3,0.5,1,2 --settings "$RUNS/tuned.yaml" --jobs "$JOBS"
+
+# Does the gate beat full context? That of the paper, and that of `refined` with either kind of initial weights.
+step "$MMERC" sweep --models df-erc --corpora "$CORPORA/hazumi1911" --out "$RUNS/gate-paper" --seeds 3 --test \
+    --grid network.refusion=agreement,full,zero --set preset=paper-meld --settings benchmarks/settings.yaml --jobs "$JOBS"
+step "$MMERC" sweep --models df-erc --corpora "$CORPORA/scripted" --out "$RUNS/gate-refined" --seeds 3 --test \
+    --grid network.refusion=agreement,full --grid network.initial_weights=torch,kaiming \
+    --grid network.agreement_on=vectors,emotions --settings "$RUNS/tuned.yaml" --jobs "$JOBS"
 mkdir -p docs/figures
 
 for kind in png svg csv; do
@@ -86,6 +93,8 @@ for name in scripted hazumi1911; do
     step "$MMERC" analyze "$RUNS/ablation-refined/$name/full" --corpus "$CORPORA/$name" \
         --compare "$RUNS/ablation-refined/$name" --out "docs/figures/$name"
 done
+step "$MMERC" analyze "$RUNS/ablation-paper/scripted/full" --corpus "$CORPORA/scripted" \
+    --compare "$RUNS/ablation-paper/scripted" --out docs/figures/scripted-paper
 for name in hazumi2010 meld; do
     step "$MMERC" analyze "$RUNS/benchmark/$name/df-erc" --corpus "$CORPORA/$name" --out "docs/figures/$name"
 done
