@@ -27,9 +27,9 @@ def built(kind: str, folder: Path) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    """The files of a folder of the repository, by their place in it, without what Python leaves behind."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {path.relative_to(ROOT).as_posix() for path in found}
+    """The files of a folder of the repository, by their place in it, without what Python and pip leave behind."""
+    found = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if not path.endswith(".pyc") and ".egg-info/" not in path}
 
 
 @pytest.fixture(scope="module")
