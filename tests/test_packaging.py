@@ -27,7 +27,7 @@ def built(kind: str, folder: Path) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    """The files of a folder of the repository, by their place in it, without what Python and pip leave behind."""
+    """The files of a folder of the repository, by their place in it, without what tools leave behind."""
     found = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
     return {path for path in found if not path.endswith(".pyc") and ".egg-info/" not in path}
 
