@@ -6,18 +6,13 @@ Needs ../shared/parity. What is undone for a comparison is said in tests/parity.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 
 import authors_weights as tables  # type: ignore[import-not-found]  # noqa: E402  # a test
-from authors import Authors, Copied, distance  # type: ignore[import-not-found]  # noqa: E402  # a test
+from authors import Authors, Copied, distance, double  # type: ignore[import-not-found]  # noqa: E402  # a test
 from test_parity import CASES, copied, that_ours_has  # type: ignore[import-not-found]  # noqa: E402  # a test
 
 from helpers import judge, total  # type: ignore[import-not-found]  # noqa: E402  # a test
@@ -26,18 +21,6 @@ MEASURED = ("logits", "objective", "gradients")
 OBJECTIVE = {file: f"loss.{case.loss}" for file, case in CASES.items()} | {
     "df-erc": "loss.total_as_published"
 }
-
-
-@contextmanager
-def double() -> Iterator[None]:
-    """Compute in double precision, casts to single precision lifted."""
-    single, Tensor.float = Tensor.float, Tensor.double  # type: ignore[method-assign]
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        Tensor.float = single  # type: ignore[method-assign]
 
 
 def apart(file: str) -> tuple[float, float, float]:

@@ -4,7 +4,8 @@ The files lie in ../shared/parity, whose README says how they were made. No code
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ class Authors:
         widths = {m: x.shape[1] for m, x in self.batch().features.items()}
         classes = self.output("logits").shape[1]
         return build_pipeline(run, widths, classes, class_weights=class_weights).network.eval()
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Compute in double precision, casts to single precision lifted."""
+    single, Tensor.float = Tensor.float, Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        Tensor.float = single
 
 
 class Copied:

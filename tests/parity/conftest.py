@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
-from torch import Tensor
+from authors import double
 
 
 @pytest.fixture(params=["single", "double"])
-def tolerance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
-    """Return how far numbers may be apart; in double precision, casts to single precision are lifted."""
+def tolerance(request: pytest.FixtureRequest) -> Iterator[float]:
+    """Return how far numbers may be apart."""
     if request.param == "single":
         yield 1e-5
         return
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    yield 1e-9
-    torch.set_default_dtype(torch.float32)
+    with double():
+        yield 1e-9

@@ -96,10 +96,10 @@ def find(name: str, preset: str | None = None) -> Entry:
     """Return the model called `name`, as the preset has it.
 
     Raises:
-        ConfigError: there is no such model; the nearest name is given.
+        ConfigError: no model has this name; the message suggests the nearest one.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=1)  # YAML has keys that are no text
+        near = difflib.get_close_matches(str(name), MODELS, n=1)  # a key in YAML may be a number
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"there is no model {name!r}; {hint}models are: {', '.join(MODELS)}")
     return MODELS[name].of(preset)
